@@ -1,0 +1,135 @@
+"""The whole configuration of one experiment, and what must hold across its sections."""
+
+from difflib import get_close_matches
+from functools import cached_property
+
+from pydantic import Field, model_validator
+
+from recsys.config.data import DataConfig
+from recsys.config.evaluation import EvaluationConfig
+from recsys.config.features import FeaturesConfig, IdFeature, TableConfig
+from recsys.config.model import ModelConfig
+from recsys.config.section import Section
+from recsys.config.sharding import ShardingConfig
+from recsys.config.surfaces import SurfaceConfig
+from recsys.config.training import TrainingConfig
+
+# Columns of the request table that are not features.
+RESERVED_COLUMNS = frozenset({"request_id", "surface", "time", "history", "candidates"})
+# What a tower module may read besides features.
+TRUNK_INPUTS = ("trunk", "history")
+
+
+def nearest(name: str, known: object) -> str:
+    """`"; did you mean X?"` if something known looks like `name`, else the known names."""
+    names = [str(k) for k in known]  # type: ignore[attr-defined]
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(names)}" if names else "none is declared"
+
+
+class Config(Section):
+    """One experiment. Field names are the top-level keys of the YAML file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataConfig
+    tables: dict[str, TableConfig]
+    features: FeaturesConfig
+    surfaces: dict[str, SurfaceConfig] = Field(min_length=1)
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of all surfaces, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(t for surface in self.surfaces.values() for t in surface.tasks))
+
+    @model_validator(mode="after")
+    def _features_and_tables(self) -> "Config":
+        used = set()
+        for level, name, feature in self.features:
+            where = f"features.{level}.{name}"
+            if level != "history" and name in RESERVED_COLUMNS | set(TRUNK_INPUTS):
+                raise ValueError(f"{where}: {name} is a reserved name; rename the column")
+            if level == "candidate" and name in self.tasks:
+                raise ValueError(f"{where}: {name} is a task's label and may not be an input")
+            if isinstance(feature, IdFeature):
+                if feature.id not in self.tables:
+                    raise ValueError(
+                        f"{where}: no table {feature.id}; {nearest(feature.id, self.tables)}"
+                    )
+                used.add(feature.id)
+            for surface in feature.surfaces or ():
+                if surface not in self.surfaces:
+                    raise ValueError(
+                        f"{where}: no surface {surface}; {nearest(surface, self.surfaces)}"
+                    )
+        for table in self.tables:
+            if table not in used:
+                raise ValueError(f"tables.{table}: no feature uses this table; remove it")
+        if not any(level == "candidate" for level, *_ in self.features):
+            raise ValueError("features.candidate: no feature; a candidate needs at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _towers(self) -> "Config":
+        declared = {**self.features.request, **self.features.candidate}
+        read: set[tuple[str, str]] = set()
+        for name, surface in self.surfaces.items():
+            for task in surface.tower.branches:
+                if task not in surface.tasks:
+                    raise ValueError(
+                        f"surfaces.{name}.tower.branches.{task}: not a task of this surface; "
+                        f"{nearest(task, surface.tasks)}"
+                    )
+            for index, module in enumerate(surface.tower.modules):
+                where = f"surfaces.{name}.tower.modules[{index}].inputs"
+                for column in module.inputs:
+                    if column == "history" and not (self.features.history and self.model.sequence):
+                        raise ValueError(
+                            f"{where}: history needs features.history and model.sequence"
+                        )
+                    if column in TRUNK_INPUTS:
+                        continue
+                    if column not in declared:
+                        raise ValueError(
+                            f"{where}: no feature {column}; "
+                            f"{nearest(column, [*declared, *TRUNK_INPUTS])}"
+                        )
+                    only = declared[column].surfaces
+                    if only is not None and name not in only:
+                        raise ValueError(
+                            f"{where}: {column} exists on {', '.join(only)} only, not on {name}"
+                        )
+                    read.add((name, column))
+        for column, feature in declared.items():
+            for name in feature.surfaces or ():
+                if (name, column) not in read:
+                    raise ValueError(
+                        f"surfaces.{name}: nothing reads {column}, a feature of this surface only; "
+                        f"name it in surfaces.{name}.tower.modules, or drop `surfaces` from the "
+                        "feature so that the trunk reads it"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_tower(self) -> "Config":
+        if self.model.towers == "shared":
+            for name, surface in self.surfaces.items():
+                if surface.tower.modules:
+                    raise ValueError(
+                        f"surfaces.{name}.tower.modules: impossible with model.towers: shared"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints(self) -> "Config":
+        for table in self.sharding.constraints:
+            if table not in self.tables:
+                raise ValueError(
+                    f"sharding.constraints.{table}: no such table; {nearest(table, self.tables)}"
+                )
+        return self

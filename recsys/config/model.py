@@ -1,0 +1,58 @@
+"""The shared trunk."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config.section import Section
+
+
+class SequenceConfig(Section):
+    """`model.sequence:` – the Transformer over the history, run once a request."""
+
+    dim: int = Field(64, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    feedforward: int = Field(128, ge=8)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "SequenceConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class ProjectionConfig(Section):
+    """`model.projection:` – widths before the crossing."""
+
+    sequence: int = Field(32, ge=4, description="Width of each sequence output")
+    width: int = Field(256, ge=8, description="Width of the trunk's input vector x_0")
+    dropout: float = Field(0.0, ge=0, lt=1, description="On x_0")
+
+
+class CrossingConfig(Section):
+    """`model.crossing:` – DCNv2, low rank."""
+
+    layers: int = Field(2, ge=1)
+    rank: int = Field(64, ge=1)
+
+
+class ExpertsConfig(Section):
+    """`model.experts:` – MMoE; one gate a (surface, task)."""
+
+    count: int = Field(3, ge=1)
+    hidden: tuple[int, ...] = Field((256, 128), min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class ModelConfig(Section):
+    """`model:` – the trunk's blocks, in the order the data passes them. null leaves one out."""
+
+    sequence: SequenceConfig | None = SequenceConfig()
+    projection: ProjectionConfig = ProjectionConfig()
+    crossing: CrossingConfig | None = CrossingConfig()
+    experts: ExpertsConfig = ExpertsConfig()
+    towers: Literal["surface", "shared"] = Field(
+        "surface", description="shared: one tower for all surfaces, the control for towers"
+    )

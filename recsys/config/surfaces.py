@@ -1,0 +1,52 @@
+"""Surfaces, their tasks and their tower trees."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from recsys.config.section import Section
+
+
+class ModuleConfig(BaseModel):
+    """`tower.modules[]:` – a module fused into this surface's tower only.
+
+    `class` is a built-in (`mlp`, `low_rank_cross`, `history_attention`) or the dotted path of an
+    `nn.Module` on the Python path. `inputs` are declared features, `history` or `trunk`. All other
+    keys go to its constructor as they are.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    class_: str = Field(alias="class")
+    inputs: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class TowerConfig(Section):
+    """`surfaces.NAME.tower:` – a stem shared by the surface's tasks, then a branch a task."""
+
+    stem: tuple[int, ...] = Field((128,), description="Widths of the stem's layers")
+    branches: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict, description="Task → widths of its own layers after the stem"
+    )
+    modules: tuple[ModuleConfig, ...] = ()
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SurfaceConfig(Section):
+    """`surfaces.NAME:` – a product surface: which tasks it has, what it weighs, its tower."""
+
+    tasks: dict[str, float] = Field(
+        min_length=1, description="Tasks with their loss weights; a list means weight 1 each"
+    )
+    weight: float = Field(1.0, ge=0, description="Weight of the surface in the loss")
+    tower: TowerConfig = TowerConfig()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _list_means_weight_one(cls, value: Any) -> Any:
+        return dict.fromkeys(value, 1.0) if isinstance(value, list | tuple) else value

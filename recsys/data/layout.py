@@ -1,0 +1,101 @@
+"""Which feature goes where in a batch: facts that follow from the configuration alone."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from recsys.config import Config, IdFeature, NumberFeature
+from recsys.config.features import Level
+
+# The collections that tables live in; see `Layout`.
+SEQUENCES = "sequences"
+REQUEST_BAGS = "request_bags"
+CANDIDATE_BAGS = "candidate_bags"
+
+
+@dataclass(frozen=True)
+class IdColumn:
+    """An id feature of one level, as the embedding collections know it."""
+
+    level: Level
+    name: str
+    feature: IdFeature = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its key in a `KeyedJaggedTensor`, for example `candidate.video_id`."""
+        return f"{self.level}.{self.name}"
+
+    @property
+    def multi_valued(self) -> bool:
+        return self.feature.pooling is not None
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A number feature of one level."""
+
+    level: Level
+    name: str
+    feature: NumberFeature = field(repr=False)
+
+
+class Layout:
+    """The static layout of batches of one experiment.
+
+    A table lives in one of three collections:
+
+    - `request_bags` (an `EmbeddingBagCollection` of stride R) if only request features read it,
+    - `candidate_bags` (one of stride N) if only candidate features read it,
+    - `sequences` (an `EmbeddingCollection` of stride R) if the history reads it, or requests and
+      candidates both do, or its features pool in different ways. There a request feature is a
+      sequence of length 1, a candidate feature one of length n_candidates.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.surfaces: tuple[str, ...] = tuple(config.surfaces)
+        self.tasks: tuple[str, ...] = config.tasks
+        # Without model.sequence nothing reads the history, so it is not even decoded.
+        history = config.features.history if config.model.sequence else None
+        self.history_length = history.length if history else 0
+        read = [each for each in config.features if history or each[0] != "history"]
+        self.ids: tuple[IdColumn, ...] = tuple(
+            IdColumn(level, name, feature)
+            for level, name, feature in read
+            if isinstance(feature, IdFeature)
+        )
+        self.numbers: tuple[NumberColumn, ...] = tuple(
+            NumberColumn(level, name, feature)
+            for level, name, feature in read
+            if isinstance(feature, NumberFeature)
+        )
+
+    @cached_property
+    def collection_of(self) -> dict[str, str]:
+        """Table → the collection it lives in; tables that nothing reads are left out."""
+        found = {}
+        for table in self.config.tables:
+            readers = [column for column in self.ids if column.feature.id == table]
+            levels = {column.level for column in readers}
+            poolings = {column.feature.pooling for column in readers} - {None}
+            if not readers:
+                continue
+            if levels == {"request"} and len(poolings) < 2:
+                found[table] = REQUEST_BAGS
+            elif levels == {"candidate"} and len(poolings) < 2:
+                found[table] = CANDIDATE_BAGS
+            else:
+                found[table] = SEQUENCES
+        return found
+
+    def ids_of(self, collection: str) -> tuple[IdColumn, ...]:
+        """The id features of one collection, in the order of its `KeyedJaggedTensor`'s keys."""
+        return tuple(c for c in self.ids if self.collection_of[c.feature.id] == collection)
+
+    def numbers_of(self, level: Level) -> tuple[NumberColumn, ...]:
+        """The number features of one level, in the order of the batch's number columns."""
+        return tuple(column for column in self.numbers if column.level == level)
+
+    def task_indices(self, surface: str) -> tuple[int, ...]:
+        """Positions in `tasks` of the tasks of `surface`, in the surface's own order."""
+        return tuple(self.tasks.index(task) for task in self.config.surfaces[surface].tasks)

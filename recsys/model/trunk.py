@@ -1,0 +1,121 @@
+"""Everything that the surfaces share: history, projection, crossing, experts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recsys.config.model import ModelConfig
+from recsys.data.batch import Batch
+from recsys.data.layout import IdColumn, Layout
+from recsys.model.crossing import Crossing
+from recsys.model.experts import Experts
+from recsys.model.numbers import NumberTransforms
+from recsys.model.projection import RequestCandidateLinear
+from recsys.model.sequence import CandidateAttention, History, HistoryEncoder
+
+
+@dataclass(frozen=True)
+class TrunkOutput:
+    """What the towers read."""
+
+    x: Tensor  # [N, width], after the crossing
+    experts: Tensor  # [N, E, h]
+    history: History | None
+
+
+def _trunk_ids(layout: Layout, level: str) -> list[IdColumn]:
+    return [c for c in layout.ids if c.level == level and c.feature.surfaces is None]
+
+
+class Trunk(nn.Module):
+    """Shared by all surfaces.
+
+        history ─► Transformer (R) ─┐
+        request features, surface ──┼► projection ─► crossing ─► experts
+        candidate ─► attention (N) ─┘
+
+    The sequence outputs are projected to a small width before the crossing. The surface is a
+    request feature: its embedding is part of x_r.
+    """
+
+    def __init__(self, layout: Layout, config: ModelConfig) -> None:
+        super().__init__()
+        tables = layout.config.tables
+        self.request_ids = _trunk_ids(layout, "request")
+        self.candidate_ids = _trunk_ids(layout, "candidate")
+        self.history_ids = _trunk_ids(layout, "history")
+        self.request_numbers = NumberTransforms(layout.numbers_of("request"))
+        self.candidate_numbers = NumberTransforms(layout.numbers_of("candidate"))
+        self.history_numbers = NumberTransforms(layout.numbers_of("history"))
+
+        def width(columns: list[IdColumn], numbers: NumberTransforms) -> int:
+            return sum(tables[c.feature.id].dim for c in columns) + numbers.out_features
+
+        request_features = width(self.request_ids, self.request_numbers)
+        candidate_features = width(self.candidate_ids, self.candidate_numbers)
+        small = config.projection.sequence
+        # As many numbers as it takes to tell the surfaces apart comfortably.
+        self.surface = nn.Embedding(len(layout.surfaces), min(16, 4 * len(layout.surfaces)))
+        request_features += self.surface.embedding_dim
+        self.history_encoder: HistoryEncoder | None = None
+        sequence = config.sequence
+        if sequence is not None and layout.history_length:
+            event_features = width(self.history_ids, self.history_numbers)
+            self.history_encoder = HistoryEncoder(sequence, event_features, layout.history_length)
+            self.candidate_attention = CandidateAttention(
+                sequence.dim, sequence.heads, candidate_features, sequence.dropout
+            )
+            self.user_projection = nn.Linear(sequence.dim, small)
+            self.attended_projection = nn.Linear(sequence.dim, small)
+            request_features += small
+            candidate_features += small
+        self.projection = RequestCandidateLinear(
+            request_features, candidate_features, config.projection.width
+        )
+        self.projection_norm = nn.LayerNorm(config.projection.width)
+        self.dropout = nn.Dropout(config.projection.dropout)
+        self.crossing: nn.Module = (
+            Crossing(config.projection.width, config.crossing.layers, config.crossing.rank)
+            if config.crossing
+            else nn.Identity()
+        )
+        self.experts = Experts(
+            config.projection.width,
+            config.experts.count,
+            config.experts.hidden,
+            config.experts.dropout,
+        )
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the id features the trunk reads."""
+        history = self.history_ids if self.history_encoder is not None else []
+        return [c.key for c in (*self.request_ids, *self.candidate_ids, *history)]
+
+    def forward(self, batch: Batch, rows: Mapping[str, Tensor]) -> TrunkOutput:
+        """Runs the trunk on a batch whose embedding rows were looked up."""
+        request = [rows[c.key] for c in self.request_ids]
+        request.append(self.request_numbers(batch.request_numbers))
+        request.append(self.surface(batch.request_surface_index))
+        candidate = [rows[c.key] for c in self.candidate_ids]
+        candidate.append(self.candidate_numbers(batch.candidate_numbers))
+        candidate_row = torch.cat(candidate, dim=1)
+        history = None
+        if self.history_encoder is not None:
+            events = [rows[c.key] for c in self.history_ids]
+            events.append(self.history_numbers(batch.history_numbers))
+            history = self.history_encoder(
+                torch.cat(events, dim=1),
+                batch.history_lengths,
+                batch.longest_history,
+                batch.request_index,
+                batch.most_candidates,
+            )
+            attended = self.candidate_attention(candidate_row, history)
+            request.append(self.user_projection(history.tokens[:, 0]))
+            candidate_row = torch.cat([candidate_row, self.attended_projection(attended)], dim=1)
+        x = self.projection(torch.cat(request, dim=1), candidate_row, batch.request_index)
+        x = self.crossing(self.dropout(self.projection_norm(x)))
+        return TrunkOutput(x, self.experts(x), history)

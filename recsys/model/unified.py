@@ -1,0 +1,207 @@
+"""One model for every surface."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys.config import Config, IdFeature, SurfaceConfig
+from recsys.data.batch import Batch
+from recsys.data.layout import Layout
+from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
+from recsys.model.modules import build_module
+from recsys.model.numbers import NumberTransforms
+from recsys.model.sequence import History
+from recsys.model.towers import Tower
+from recsys.model.trunk import Trunk, TrunkOutput
+
+SHARED = "shared"
+
+
+class SurfaceTower(nn.Module):
+    """A tower and the inputs that its late-fusion modules read beside the trunk."""
+
+    def __init__(self, layout: Layout, name: str, surface: SurfaceConfig, trunk: Trunk) -> None:
+        super().__init__()
+        config = layout.config
+        modules = surface.tower.modules
+        self.inputs = tuple(dict.fromkeys(i for module in modules for i in module.inputs))
+        features = config.features
+        declared = {**features.request, **features.candidate}
+        self.ids = {c.name: c for c in layout.ids if c.level != "history" and c.name in self.inputs}
+        wanted = [n for n in self.inputs if n in declared and n not in self.ids]
+        self.request_numbers = NumberTransforms(layout.numbers_of("request"), wanted)
+        self.candidate_numbers = NumberTransforms(layout.numbers_of("candidate"), wanted)
+        self.request_level = frozenset(features.request)
+        widths: dict[str, int] = {}
+        for each in self.inputs:
+            if each == "trunk":
+                widths[each] = config.model.projection.width
+            elif each == "history":
+                widths[each] = config.model.sequence.dim  # type: ignore[union-attr]
+            elif isinstance(feature := declared[each], IdFeature):
+                widths[each] = config.tables[feature.id].dim
+            else:
+                widths[each] = len(self._numbers(each).columns_of(each))
+        self.tower = Tower(
+            surface.tower,
+            list(surface.tasks),
+            config.model.projection.width,
+            trunk.experts.count,
+            trunk.experts.out_features,
+            [
+                (
+                    module.inputs,
+                    build_module(
+                        module,
+                        {i: widths[i] for i in module.inputs},
+                        f"surfaces.{name}.tower.modules[{at}]",
+                    ),
+                )
+                for at, module in enumerate(modules)
+            ],
+        )
+
+    def _numbers(self, name: str) -> NumberTransforms:
+        return self.request_numbers if name in self.request_level else self.candidate_numbers
+
+    def forward(
+        self,
+        batch: Batch,
+        rows: Mapping[str, Tensor],
+        trunk: TrunkOutput,
+        requests: slice,
+        candidates: slice,
+    ) -> Tensor:
+        """Logits `[n, T]` of one contiguous slice of requests and of their n candidates."""
+        inputs: dict[str, Tensor | History] = {}
+        if self.inputs:
+            index = batch.request_index[candidates]
+            numbers = {
+                True: self.request_numbers(batch.request_numbers[requests]),
+                False: self.candidate_numbers(batch.candidate_numbers[candidates]),
+            }
+            for name in self.inputs:
+                on_request = name in self.request_level
+                if name == "trunk":
+                    inputs[name] = trunk.x[candidates]
+                elif name == "history":
+                    assert trunk.history is not None
+                    inputs[name] = trunk.history.rows(requests, candidates)
+                elif name in self.ids:
+                    row = rows[self.ids[name].key]
+                    inputs[name] = row[index] if on_request else row[candidates]
+                else:
+                    columns = self._numbers(name).columns_of(name)
+                    value = numbers[on_request][:, columns]
+                    inputs[name] = value[index - requests.start] if on_request else value
+        return self.tower(trunk.x[candidates], trunk.experts[candidates], inputs)
+
+
+class UnifiedModel(nn.Module):
+    """Lookup → trunk → the tower of each row's own surface → logits.
+
+    A row enters only the tower of its surface: the cost of the towers grows with the rows and not
+    with rows × surfaces, and the gradient of one surface's loss in another's tower is exactly zero.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        lookup: Lookup,
+        trunk: Trunk,
+        towers: Mapping[str, SurfaceTower],
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.lookup = lookup
+        self.trunk = trunk
+        self.towers = nn.ModuleDict(towers)
+        trunk_keys = set(trunk.keys)
+        # Features that only late-fusion modules read: see `_touch`.
+        self.late_keys = sorted(
+            {c.key for tower in towers.values() for c in tower.ids.values()} - trunk_keys
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits `[N, T]` over all tasks; 0 where the row's surface does not have the task."""
+        rows = self.lookup(batch)
+        trunk = self.trunk(batch, rows)
+        tasks = len(self.layout.tasks)
+        parts = []
+        for s, surface in enumerate(self.layout.surfaces):
+            requests = slice(batch.request_offsets[s], batch.request_offsets[s + 1])
+            candidates = slice(batch.candidate_offsets[s], batch.candidate_offsets[s + 1])
+            if candidates.start == candidates.stop:
+                continue
+            tower = self._tower(surface)
+            logits = tower(batch, rows, trunk, requests, candidates).float()
+            parts.append(self._all_tasks(logits, tower.tower.tasks))
+        if not parts:
+            parts.append(trunk.x.new_zeros(0, tasks, dtype=torch.float32))
+        return self._touch(torch.cat(parts), trunk, rows)
+
+    def _tower(self, surface: str) -> SurfaceTower:
+        tower = self.towers[SHARED if SHARED in self.towers else surface]
+        assert isinstance(tower, SurfaceTower)
+        return tower
+
+    def _all_tasks(self, logits: Tensor, tasks: Sequence[str]) -> Tensor:
+        """Columns of some tasks `[n, len(tasks)]` → columns of all tasks `[n, T]`."""
+        if tuple(tasks) == self.layout.tasks:
+            return logits
+        missing = logits.new_zeros(logits.shape[0])
+        return torch.stack(
+            [
+                logits[:, tasks.index(task)] if task in tasks else missing
+                for task in self.layout.tasks
+            ],
+            dim=1,
+        )
+
+    def _touch(self, logits: Tensor, trunk: TrunkOutput, rows: Mapping[str, Tensor]) -> Tensor:
+        """Adds zero times whatever this rank's rows did not read.
+
+        Under sharding, the backward pass of each lookup is a collective: every rank must enter it,
+        also one without rows, or without rows of the surface that reads a feature. Otherwise the
+        ranks that have such rows wait forever.
+        """
+        if not torch.is_grad_enabled() or not isinstance(self.lookup, ShardedLookup):
+            return logits
+        zero = sum((rows[key].sum() * 0.0 for key in self.late_keys), logits.new_zeros(()))
+        if logits.shape[0] == 0:
+            zero = zero + trunk.x.sum() * 0.0 + trunk.experts.sum() * 0.0
+            # An empty product with the scalar keeps the graph: `0 rows + scalar` has no elements.
+            return torch.cat([logits, zero.view(1, 1).expand(1, logits.shape[1])])[:0]
+        return logits + zero
+
+    def for_surface(self, surface: str) -> "UnifiedModel":
+        """The model seen through one surface: the trunk, its tower and the tables these read.
+
+        A view: it shares the weights, and its forward is this class's. Give it batches of that
+        surface alone (`Batch.of_surface`). Needs a `PlainLookup`.
+        """
+        tower = self._tower(surface)
+        name = SHARED if SHARED in self.towers else surface
+        keys = {*self.trunk.keys, *(column.key for column in tower.ids.values())}
+        return UnifiedModel(self.layout, self.lookup.only(keys), self.trunk, {name: tower})
+
+    def fit_numbers(self, numbers: Mapping[str, Any]) -> None:
+        """Hands the train split's number statistics to every `NumberTransforms`."""
+        for module in self.modules():
+            if isinstance(module, NumberTransforms):
+                module.fit(numbers)
+
+
+def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
+    """The whole model of a configuration; in one process on ordinary tensors unless told."""
+    layout = lookup.layout if lookup is not None else Layout(config)
+    trunk = Trunk(layout, config.model)
+    surfaces = dict(config.surfaces)
+    if config.model.towers == "shared":
+        first = next(iter(surfaces.values()))
+        tasks = dict.fromkeys(config.tasks, 1.0)
+        surfaces = {SHARED: SurfaceConfig(tasks=tasks, tower=first.tower)}
+    towers = {n: SurfaceTower(layout, n, surface, trunk) for n, surface in surfaces.items()}
+    return UnifiedModel(layout, lookup or PlainLookup(layout), trunk, towers)

@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line: the file, key or column, the value found there, and the fix. The
     command line prints it without a traceback and exits with code 2.
     """
+
+
+class RunError(Exception):
+    """A run cannot go on, for a reason that one line explains: exit code 1, no traceback."""

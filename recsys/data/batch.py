@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.data.layout import CANDIDATE_BAGS, REQUEST_BAGS, SEQUENCES
-
 
 @dataclass
 class Batch:
@@ -20,13 +18,13 @@ class Batch:
     numbers of surfaces and tasks of the configuration.
 
     Sparse features come as finished `KeyedJaggedTensor`s of embedding rows (0 = absent or unknown),
-    one for each collection of `Layout`; None where the collection has no feature. Numbers are raw
-    float32 with NaN for null; the model transforms them.
+    one for each of `Layout.collections`. Numbers are raw float32 with NaN for null; the model
+    transforms them.
     """
 
-    sequences: KeyedJaggedTensor | None  # stride R
-    request_bags: KeyedJaggedTensor | None  # stride R
-    candidate_bags: KeyedJaggedTensor | None  # stride N
+    # Collection → its features. Stride R for sequences_DIM and request_bags, N for candidate_bags;
+    # where that is 0, the stride is 1 with empty runs, because torchrec's sharding refuses 0.
+    sparse: dict[str, KeyedJaggedTensor]
     # Inner lengths of the multi-valued features that are read as sequences: key → [R] or [N].
     bag_lengths: dict[str, Tensor]
     request_numbers: Tensor  # [R, number features of the request]
@@ -59,14 +57,6 @@ class Batch:
         """N."""
         return self.candidate_offsets[-1]
 
-    def collection(self, name: str) -> KeyedJaggedTensor | None:
-        """The `KeyedJaggedTensor` of one of `Layout`'s collections."""
-        return {
-            SEQUENCES: self.sequences,
-            REQUEST_BAGS: self.request_bags,
-            CANDIDATE_BAGS: self.candidate_bags,
-        }[name]
-
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """This batch on another device (torchrec's `Pipelineable`)."""
         return self._map(lambda x: x.to(device=device, non_blocking=non_blocking))
@@ -85,5 +75,6 @@ class Batch:
             value = getattr(self, each.name)
             if isinstance(value, Tensor | KeyedJaggedTensor):
                 changed[each.name] = function(value)
+        changed["sparse"] = {name: function(x) for name, x in self.sparse.items()}
         changed["bag_lengths"] = {key: function(x) for key, x in self.bag_lengths.items()}
         return replace(self, **changed)

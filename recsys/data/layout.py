@@ -6,10 +6,15 @@ from functools import cached_property
 from recsys.config import Config, IdFeature, NumberFeature
 from recsys.config.features import Level
 
-# The collections that tables live in; see `Layout`.
-SEQUENCES = "sequences"
+# The collections that tables live in; see `Layout`. Those of sequences are one for each table width,
+# `sequences_8`, `sequences_32`, …, because a torchrec `EmbeddingCollection` has one width.
 REQUEST_BAGS = "request_bags"
 CANDIDATE_BAGS = "candidate_bags"
+
+
+def is_sequences(collection: str) -> bool:
+    """Whether a collection holds sequences (an `EmbeddingCollection`) and not bags."""
+    return collection.startswith("sequences_")
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class NumberColumn:
 class Layout:
     """The static layout of batches of one experiment.
 
-    A table lives in one of three collections:
+    A table lives in one collection:
 
     - `request_bags` (an `EmbeddingBagCollection` of stride R) if only request features read it,
     - `candidate_bags` (one of stride N) if only candidate features read it,
-    - `sequences` (an `EmbeddingCollection` of stride R) if the history reads it, or requests and
+    - `sequences_DIM` (an `EmbeddingCollection` of stride R) if the history reads it, or requests and
       candidates both do, or its features pool in different ways. There a request feature is a
       sequence of length 1, a candidate feature one of length n_candidates.
     """
@@ -85,8 +90,13 @@ class Layout:
             elif levels == {"candidate"} and len(poolings) < 2:
                 found[table] = CANDIDATE_BAGS
             else:
-                found[table] = SEQUENCES
+                found[table] = f"sequences_{self.config.tables[table].dim}"
         return found
+
+    @cached_property
+    def collections(self) -> tuple[str, ...]:
+        """The collections that have tables: the keys of a batch's `sparse`, sorted."""
+        return tuple(sorted(set(self.collection_of.values())))
 
     def ids_of(self, collection: str) -> tuple[IdColumn, ...]:
         """The id features of one collection, in the order of its `KeyedJaggedTensor`'s keys."""

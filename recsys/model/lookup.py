@@ -15,9 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from recsys.config import TableConfig
 from recsys.data.batch import Batch
-from recsys.data.layout import CANDIDATE_BAGS, REQUEST_BAGS, SEQUENCES, IdColumn, Layout
-
-COLLECTIONS = (SEQUENCES, REQUEST_BAGS, CANDIDATE_BAGS)
+from recsys.data.layout import REQUEST_BAGS, IdColumn, Layout, is_sequences
 
 
 def pool(rows: Tensor, lengths: Tensor, pooling: str) -> Tensor:
@@ -56,8 +54,13 @@ def _torchrec_pooling(columns: list[IdColumn]) -> PoolingType:
     return PoolingType.MEAN if poolings == {"mean"} else PoolingType.SUM
 
 
+def bag_runs(collection: str, batch: Batch) -> int:
+    """Runs of a bag collection: R or N."""
+    return batch.requests if collection == REQUEST_BAGS else batch.candidates
+
+
 class ShardedLookup(Lookup):
-    """TorchRec collections: one `EmbeddingCollection` and up to two `EmbeddingBagCollection`s.
+    """TorchRec collections: an `EmbeddingCollection` a table width, up to two `EmbeddingBagCollection`s.
 
     `forward` hands the batch's `KeyedJaggedTensor`s to them as they are, so that the sparse
     pipeline can start the lookups of the next batch while this one computes.
@@ -67,11 +70,9 @@ class ShardedLookup(Lookup):
         super().__init__(layout)
         self.device = torch.device(device)
         self.collections = nn.ModuleDict()
-        for collection in COLLECTIONS:
-            tables = self._tables(collection)
-            if tables:
-                kind = EmbeddingCollection if collection == SEQUENCES else EmbeddingBagCollection
-                self.collections[collection] = kind(tables=tables, device=self.device)
+        for collection in layout.collections:
+            kind = EmbeddingCollection if is_sequences(collection) else EmbeddingBagCollection
+            self.collections[collection] = kind(tables=self._tables(collection), device=self.device)
 
     def _tables(self, collection: str) -> list[EmbeddingConfig | EmbeddingBagConfig]:
         found: list[EmbeddingConfig | EmbeddingBagConfig] = []
@@ -85,7 +86,7 @@ class ShardedLookup(Lookup):
                 "embedding_dim": table.dim,
                 "feature_names": [column.key for column in readers],
             }
-            if collection == SEQUENCES:
+            if is_sequences(collection):
                 found.append(EmbeddingConfig(**common))
             else:
                 found.append(EmbeddingBagConfig(**common, pooling=_torchrec_pooling(readers)))
@@ -94,12 +95,10 @@ class ShardedLookup(Lookup):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # All lookups are launched before any result is touched: under sharding each is an
         # awaitable, and their communication overlaps.
-        launched = {
-            name: module(batch.collection(name)) for name, module in self.collections.items()
-        }
+        launched = {name: module(batch.sparse[name]) for name, module in self.collections.items()}
         rows: dict[str, Tensor] = {}
         for name, output in launched.items():
-            if name == SEQUENCES:
+            if is_sequences(name):
                 for column in self.layout.ids_of(name):
                     values = output[column.key].values()
                     if column.multi_valued:
@@ -107,7 +106,9 @@ class ShardedLookup(Lookup):
                         values = pool(values, lengths, str(column.feature.pooling))
                     rows[column.key] = values
             else:
-                rows |= output.to_dict()
+                runs = bag_runs(name, batch)
+                # All rows, unless the batch is empty and one empty run stands in for none.
+                rows |= {key: bags[:runs] for key, bags in output.to_dict().items()}
         return rows
 
 
@@ -155,8 +156,8 @@ class PlainLookup(Lookup):
 
     def _adopt(self, tables: dict[str, nn.Embedding]) -> None:
         self.collections = nn.ModuleDict()
-        for collection in COLLECTIONS:
-            attribute = "embeddings" if collection == SEQUENCES else "embedding_bags"
+        for collection in self.layout.collections:
+            attribute = "embeddings" if is_sequences(collection) else "embedding_bags"
             mine = {n: t for n, t in tables.items() if self.layout.collection_of[n] == collection}
             if mine:
                 self.collections[collection] = _Tables(attribute, mine)
@@ -174,10 +175,7 @@ class PlainLookup(Lookup):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         tables = self.tables
-        features = {
-            name: batch.collection(name).to_dict()  # type: ignore[union-attr]
-            for name in self.collections
-        }
+        features = {name: batch.sparse[name].to_dict() for name in self.collections}
         rows: dict[str, Tensor] = {}
         for column in self.columns:
             collection = self.layout.collection_of[column.feature.id]
@@ -185,9 +183,10 @@ class PlainLookup(Lookup):
             values = F.embedding(jagged.values(), tables[column.feature.id].weight)
             if column.multi_valued:
                 # In a bag collection a run of ids is the feature; in the sequences it is a request.
-                lengths = (
-                    batch.bag_lengths[column.key] if collection == SEQUENCES else jagged.lengths()
-                )
+                if is_sequences(collection):
+                    lengths = batch.bag_lengths[column.key]
+                else:
+                    lengths = jagged.lengths()[: bag_runs(collection, batch)]
                 values = pool(values, lengths, str(column.feature.pooling))
             rows[column.key] = values
         return rows

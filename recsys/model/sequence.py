@@ -110,6 +110,6 @@ class CandidateAttention(nn.Module):
         lengths = torch.bincount(index, minlength=requests)
         slot = index * most_candidates + positions_in_runs(lengths, n)[1]
         padded = queries.new_zeros(requests * most_candidates, queries.shape[1])
-        padded = padded.index_copy(0, slot, queries).view(requests, most_candidates, -1)
+        padded = padded.index_copy(0, slot, queries).unflatten(0, (requests, most_candidates))
         attended = self.attention(padded, history.tokens, history.mask)
         return attended.flatten(0, 1).index_select(0, slot)

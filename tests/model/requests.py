@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.config import Config, parse_config
 from recsys.data.batch import Batch
-from recsys.data.layout import CANDIDATE_BAGS, REQUEST_BAGS, SEQUENCES, IdColumn, Layout
+from recsys.data.layout import IdColumn, Layout, is_sequences
 
 Request = dict[str, Any]
 
@@ -149,7 +149,7 @@ def collate(config: Config, requests: list[Request]) -> Batch:
 
     bag_lengths = {}
 
-    def jagged(collection: str) -> KeyedJaggedTensor | None:
+    def jagged(collection: str) -> KeyedJaggedTensor:
         keys, values, lengths = [], [], []
         columns = layout.ids_of(collection)
         for column in columns:
@@ -158,19 +158,19 @@ def collate(config: Config, requests: list[Request]) -> Batch:
                 runs = [[r[column.name]] for r in requests]
             elif column.level == "history":
                 runs = [[e[column.name] for e in r["history"]] for r in requests]
-            elif collection == SEQUENCES:
+            elif is_sequences(collection):
                 runs = [[c[column.name] for c in r["candidates"]] for r in requests]
             else:
                 runs = [[c[column.name]] for _, c in shown]
             if column.multi_valued:
-                if collection == SEQUENCES:
+                if is_sequences(collection):
                     inner = [len(bag) for run in runs for bag in run]
                     bag_lengths[column.key] = torch.tensor(inner, dtype=torch.long)
                 runs = [[row for bag in run for row in bag] for run in runs]
             values += [row for run in runs for row in run]
             lengths += [len(run) for run in runs]
-        if not columns:
-            return None
+        if not lengths:  # torchrec's sharding refuses a stride of 0
+            lengths = [0] * len(keys)
         return KeyedJaggedTensor(
             keys=keys,
             values=torch.tensor(values, dtype=torch.long),
@@ -186,9 +186,7 @@ def collate(config: Config, requests: list[Request]) -> Batch:
     history = [len(r["history"]) for r in requests]
     count = [len(r["candidates"]) for r in requests]
     return Batch(
-        sequences=jagged(SEQUENCES),
-        request_bags=jagged(REQUEST_BAGS),
-        candidate_bags=jagged(CANDIDATE_BAGS),
+        sparse={name: jagged(name) for name in layout.collections},
         bag_lengths=bag_lengths,
         request_numbers=numbers("request", requests),
         candidate_numbers=numbers("candidate", [c for _, c in shown]),

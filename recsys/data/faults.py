@@ -1,0 +1,57 @@
+"""What is wrong with a value of a request table, and where it stands."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of wrong value in one column of one row group."""
+
+    file: str
+    row_group: int
+    column: str
+    value: Any  # the first offending one
+    count: int
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        value = "null" if self.value is None else repr(self.value)
+        return (
+            f"{self.file}: row group {self.row_group}: column {self.column}: "
+            f"{value} {self.problem}; {self.fix}"
+        )
+
+
+class Place:
+    """A row group that is being read, and what to do with its faults.
+
+    With `collect`, faults are appended to that list; without, the first one is raised.
+    """
+
+    def __init__(self, file: str, row_group: int, collect: list[Fault] | None = None) -> None:
+        self.file = file
+        self.row_group = row_group
+        self.collect = collect
+
+    def report(
+        self, column: str, values: pa.Array, wrong: np.ndarray, problem: str, fix: str
+    ) -> None:
+        """Reports `values[wrong]`; nothing if none is wrong. Raises `UserError` if not collecting.
+
+        `wrong` is a mask of the length of `values`.
+        """
+        count = int(np.count_nonzero(wrong))
+        if not count:
+            return
+        value = values[int(np.argmax(wrong))].as_py()
+        fault = Fault(self.file, self.row_group, column, value, count, problem, fix)
+        if self.collect is None:
+            raise UserError(str(fault))
+        self.collect.append(fault)

@@ -1,0 +1,145 @@
+"""A split of the request table → batches, for one rank of a run."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+
+import numpy as np
+
+from recsys.config import Config
+from recsys.data import order
+from recsys.data.assemble import assemble, empty_batch
+from recsys.data.background import Background
+from recsys.data.batch import Batch
+from recsys.data.block import Block, concatenate
+from recsys.data.cut import cut
+from recsys.data.encode import check_columns, encode
+from recsys.data.encoding import table_encoders
+from recsys.data.layout import Layout
+from recsys.data.rowgroups import RowGroups
+from recsys.data.schema import check_split, projection
+from recsys.data.splits import Split, open_split
+from recsys.data.statistics import Statistics
+from recsys.errors import UserError
+
+__all__ = ["Reader", "empty_batch"]
+
+
+class Reader:
+    """Iterates over one rank's share of an epoch as `Batch`es.
+
+    A batch takes as many successive requests as fit in `batch_candidates` candidates, and at least
+    one; a request without candidates counts as one. Where batches are cut depends on neither files
+    nor windows, so a reader that goes on from a `batch.position` yields what the first one would.
+
+    Args:
+        config: the experiment; `config.training.seed` seeds the order.
+        split: `train`, `valid` or `test`, or files listed by `open_table`.
+        statistics: fitted on the train split; may be None if no table has `encode: vocab`.
+        rank, world: this rank, of how many.
+        shuffle: by windows of `data.shuffle_row_groups` row groups; else the order of the files.
+        epoch: each has its own order.
+        remaining: what is left of the epoch – a list of [start, stop] to be dealt to the ranks,
+            or one such list for each rank that saved it (`batch.position`). Default: all of it.
+        batch_candidates: most candidates of a batch.
+        predictions: adds `batch.columns`: request_id, time, candidate (its position in the
+            request), `evaluation.group` and `evaluation.keep`, one row a candidate.
+        labels: False reads no labels, which need not exist then; all are unknown.
+        pin_memory: of the batches, for copies to a GPU that overlap with compute.
+
+    Raises `UserError` here for files and schemas, and while iterating for values. Two threads work
+    ahead while iterating: one decodes the next window, one makes `data.prefetch_batches` batches.
+    They end with the iterator, or with `close`; the reader is a context manager.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        split: str | Split,
+        statistics: Statistics | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        epoch: int = 0,
+        remaining: Sequence | None = None,
+        batch_candidates: int,
+        predictions: bool = False,
+        labels: bool = True,
+        pin_memory: bool = False,
+    ) -> None:
+        self.layout = Layout(config)
+        self.split = open_split(config, split) if isinstance(split, str) else split
+        self.batch_candidates = batch_candidates
+        self._prefetch = config.data.prefetch_batches
+        self._pin_memory = pin_memory
+        chosen = projection(self.layout, self.split, predictions=predictions, labels=labels)
+        kinds = check_split(self.split, chosen)
+        vocabularies = statistics.vocabularies if statistics else {}
+        self._chosen = chosen
+        self._tables = table_encoders(self.layout, vocabularies, kinds)
+        self._order = order.Order(
+            [group.requests for group in self.split.row_groups],
+            seed=config.training.seed,
+            epoch=epoch,
+            row_groups=config.data.shuffle_row_groups,
+            shuffle=shuffle,
+        )
+        everything = [[0, self._order.total]]
+        self._remaining = order.share(everything if remaining is None else remaining, rank, world)
+        last = self._remaining[-1][1] if self._remaining else 0
+        if last > self._order.total:
+            raise UserError(
+                f"{self.split.url}: has {self._order.total} requests, but the saved position goes "
+                f"to {last}; resume with the files that the run began with"
+            )
+        self._open = ExitStack()
+
+    @property
+    def requests(self) -> int:
+        """The number of requests that this rank reads."""
+        return order.size(self._remaining)
+
+    @property
+    def candidates(self) -> int:
+        """About how many candidates this rank reads: its part of the split's, for progress bars."""
+        return round(self.split.candidates * self.requests / max(self.split.requests, 1))
+
+    def __iter__(self) -> Iterator[Batch]:
+        with Background(self._batches(), self._prefetch, "recsys-batches") as batches:
+            self._open.callback(batches.close)
+            yield from batches
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads of every iterator of this reader."""
+        self._open.close()
+
+    def _windows(self) -> Iterator[tuple[Block, np.ndarray]]:
+        """Decoded windows, with the rows to take of each, in order."""
+        with RowGroups(self.split, self._chosen) as source:
+            for window in self._order.windows(self._remaining):
+                yield concatenate([self._read(source, g) for g in window.row_groups]), window.rows
+
+    def _read(self, source: RowGroups, number: int) -> Block:
+        place = source.place(number)
+        columns = source.columns(number, place)
+        check_columns(columns, self.layout, self._tables, place)
+        return encode(columns, self.layout, self._tables)
+
+    def _batches(self) -> Iterator[Batch]:
+        left = self._remaining
+        blocks = cut(self._windows(), self.batch_candidates)
+        with Background(blocks, 1, "recsys-windows") as windows:
+            for block, bounds in windows:
+                for start, stop in pairwise(bounds):
+                    left = order.drop(left, stop - start)
+                    batch = assemble(block.slice(start, stop), self.layout)
+                    batch.position = left
+                    yield batch.pin_memory() if self._pin_memory else batch
+                del block

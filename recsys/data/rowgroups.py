@@ -1,0 +1,64 @@
+"""Reads single row groups of a split."""
+
+from collections import OrderedDict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.data.columns import Columns, flatten
+from recsys.data.faults import Place
+from recsys.data.schema import Projection, leaf_columns, string_columns
+from recsys.data.splits import Split, readable
+
+# Row groups are read in a random order of files; a few files stay open.
+OPEN_FILES = 16
+
+
+class RowGroups:
+    """The chosen columns of the row groups of a split; a context manager, for use in one thread."""
+
+    def __init__(self, split: Split, chosen: Projection) -> None:
+        self.split = split
+        self.chosen = chosen
+        self._open: OrderedDict[int, tuple[pq.ParquetFile, list[str]]] = OrderedDict()
+
+    def columns(self, number: int, place: Place) -> Columns:
+        """Row group `number` of the split, flattened; faults of its surfaces go to `place`."""
+        return flatten(self.table(number), self.chosen, place)
+
+    def place(self, number: int) -> Place:
+        """Where row group `number` is."""
+        group = self.split.row_groups[number]
+        return Place(self.split.show(group.file), group.index)
+
+    def table(self, number: int) -> pa.Table:
+        """Row group `number` as Arrow has it, strings as dictionaries."""
+        group = self.split.row_groups[number]
+        with readable(self.split.show(group.file)):
+            parquet, columns = self._file(group.file)
+            return parquet.read_row_group(group.index, columns=columns, use_threads=False)
+
+    def __enter__(self) -> "RowGroups":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._open.popitem()[1][0].close(force=True)
+
+    def _file(self, number: int) -> tuple[pq.ParquetFile, list[str]]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        source = self.split.filesystem.open_input_file(self.split.files[number])
+        parquet = pq.ParquetFile(source, pre_buffer=True)
+        columns = leaf_columns(parquet, self.chosen)
+        strings = string_columns(parquet.schema, columns)
+        if strings:
+            # Which columns are strings is known only once the footer is read.
+            parquet = pq.ParquetFile(
+                source, metadata=parquet.metadata, read_dictionary=strings, pre_buffer=True
+            )
+        self._open[number] = parquet, columns
+        if len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)[1][0].close(force=True)
+        return parquet, columns

@@ -1,0 +1,110 @@
+"""What a run leaves to look at while it goes: metrics.jsonl, TensorBoard, a progress bar."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
+
+
+class MetricsLog:
+    """Writes one JSON object a line and the same numbers to TensorBoard; only on the first rank."""
+
+    def __init__(self, file: Path, tensorboard: Path, *, active: bool) -> None:
+        self.active = active
+        if not active:
+            return
+        # TensorBoard's import takes a second that the other ranks need not wait.
+        from torch.utils.tensorboard import SummaryWriter
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(tensorboard))
+
+    def write(self, event: str, step: int, record: dict[str, Any]) -> None:
+        """Appends `{"event": …, "step": …, **record}`; numbers in nested dicts become scalars."""
+        if not self.active:
+            return
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **record}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in _scalars(record, event):
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+            self._board.close()
+
+
+def _scalars(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found = []
+    for key, value in record.items():
+        name = f"{prefix}/{key}"
+        if isinstance(value, dict):
+            found += _scalars(value, name)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((name, float(value)))
+    return found
+
+
+class ProgressBar:
+    """Candidates done, candidates/s, loss and time left: a bar on a terminal, else a line now and
+    then. Writes to stderr, so that `--json` keeps stdout to itself."""
+
+    def __init__(self, label: str, total: int, *, active: bool) -> None:
+        self.active = active
+        self._label, self._total = label, total
+        self._console = Console(file=sys.stderr)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f} candidates/s  loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._done = 0
+        self._line_at = time.monotonic()
+
+    def __enter__(self) -> "ProgressBar":
+        if self.active and self._console.is_terminal:
+            self._task = self._bar.add_task(self._label, total=self._total, rate=0.0, loss=0.0)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, done: int) -> None:
+        """Counts candidates."""
+        self._done += done
+        if self.active and self._bar.live.is_started:
+            self._bar.advance(self._task, done)
+
+    def show(self, rate: float, loss: float) -> None:
+        """New numbers to show."""
+        if not self.active:
+            return
+        if self._bar.live.is_started:
+            self._bar.update(self._task, rate=rate, loss=loss)
+        elif time.monotonic() - self._line_at > LINE_SECONDS:
+            self._line_at = time.monotonic()
+            share = self._done / max(1, self._total)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            self._console.print(
+                f"{self._label}: {share:.0%}, {rate:,.0f} candidates/s, loss {loss:.4f}, "
+                f"{left:.0f} s left",
+                highlight=False,
+            )

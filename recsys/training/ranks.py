@@ -1,0 +1,71 @@
+"""This process among the ranks of the job."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is: one of `world` ranks, on `device`."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes the files that exist once a run."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: object) -> list[object]:
+        """The value of every rank, in rank order."""
+        if self.world == 1:
+            return [value]
+        found: list[object] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ranks]:
+    """Joins the process group that torchrun announces, or makes one of a single rank.
+
+    TorchRec's sharded modules need a process group even on one rank. No wait for another rank is
+    longer than `timeout_seconds`.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cpu")
+    if cuda:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    store = dist.HashStore() if "MASTER_ADDR" not in os.environ else None
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_seconds),
+        **({"store": store} if store is not None else {}),
+    )
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,57 @@
+"""The model as ranks train it: tables sharded by a plan, everything else data-parallel."""
+
+import torch
+from torchrec.distributed.model_parallel import (
+    DefaultDataParallelWrapper,
+    DistributedModelParallel,
+)
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+
+from recsys.config import Config
+from recsys.data.layout import Layout
+from recsys.model.lookup import ShardedLookup
+from recsys.model.unified import UnifiedModel, build_model
+from recsys.sharding.plan import make_plan, sharders
+from recsys.training.optimizers import fuse_sparse_optimizer
+from recsys.training.ranks import Ranks
+
+# Keeps the random numbers of table shards apart from those of the dense parameters.
+TABLE_SEED = 1_000_003
+
+
+def build_sharded_model(
+    config: Config, ranks: Ranks
+) -> tuple[DistributedModelParallel, ShardingPlan]:
+    """Builds the model, plans its sharding and wraps it for training.
+
+    The tables are on the meta device until they are sharded, so that no rank ever holds a whole
+    one. Dense parameters start equal on all ranks; shards are seeded by rank.
+    """
+    torch.manual_seed(config.training.seed)
+    model = build_model(config, ShardedLookup(Layout(config), device="meta"))
+    fuse_sparse_optimizer(model.lookup.parameters(), config.training.sparse)
+    plan = make_plan(model, config, ranks.world, ranks.device)
+    torch.manual_seed(config.training.seed + TABLE_SEED * (1 + ranks.rank))
+    sharded = DistributedModelParallel(
+        model,
+        env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
+        device=ranks.device,
+        plan=plan,
+        sharders=sharders(),
+        # DDP only where there is someone to average with.
+        init_data_parallel=ranks.world > 1,
+        # The default wrapper assumes a static graph and crashes on the second step when a tower
+        # had no rows. This one leaves a tower that is absent on all ranks without a gradient.
+        data_parallel_wrapper=DefaultDataParallelWrapper(
+            static_graph=False, find_unused_parameters=True
+        ),
+    )
+    torch.manual_seed(config.training.seed + ranks.rank)
+    return sharded, plan
+
+
+def unwrap(model: DistributedModelParallel) -> UnifiedModel:
+    """The model inside the wrappers; its forward does not touch DDP."""
+    module = model.module
+    assert isinstance(module, UnifiedModel)
+    return module

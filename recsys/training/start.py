@@ -1,0 +1,96 @@
+"""What happens once before the first step: the run's folder, its statistics, what is resumed."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recsys.config import Config, dump_config
+from recsys.data.fit import fit
+from recsys.data.statistics import Statistics
+from recsys.errors import UserError
+from recsys.files import write_text
+from recsys.run_directory import RunDirectory
+from recsys.training.ranks import Ranks
+
+# Keys that may differ from the checkpoint's on --resume: they change neither the model nor what it
+# has learned so far, only how long, how loud and from which disk it goes on.
+FREE_KEYS = (
+    "name",
+    "data.root",
+    "data.prefetch_batches",
+    "evaluation",
+    "training.epochs",
+    "training.checkpoint",
+    "training.early_stopping",
+    "training.log_every_steps",
+    "training.threads",
+    "training.timeout_seconds",
+)
+
+
+def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -> None:
+    """Creates the run's folder, or checks that it may be resumed (collective).
+
+    Raises `UserError` on every rank if the folder exists already, or if a resumed run's
+    configuration differs from the one it began with.
+    """
+    fault = None
+    if ranks.first:
+        try:
+            _prepare(config, run, resume)
+        except UserError as error:
+            fault = str(error)
+    fault = ranks.gather(fault)[0]
+    if fault:
+        raise UserError(str(fault))
+
+
+def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
+    if run.config_file.is_file() and resume:
+        check_same(run.config, config, run.config_file)
+    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise UserError(
+            f"{run.path}: exists already; give another --run, or go on with it by --resume"
+        )
+    try:
+        write_text(run.config_file, dump_config(config))
+    except OSError as error:
+        raise UserError(f"{run.path}: cannot be written ({error.strerror})") from None
+
+
+def check_same(old: Config, new: Config, where: Path) -> None:
+    """Raises `UserError` that names the first key that may not change on `--resume`."""
+    before, after = dict(_leaves(old.model_dump(mode="json", by_alias=True))), dict(
+        _leaves(new.model_dump(mode="json", by_alias=True))
+    )  # fmt: skip
+    for key in [*before, *(key for key in after if key not in before)]:
+        free = any(key == each or key.startswith(f"{each}.") for each in FREE_KEYS)
+        if not free and before.get(key) != after.get(key):
+            raise UserError(
+                f"{key}: is {after.get(key)!r} here but {before.get(key)!r} in {where}; --resume "
+                "goes on with the same model and data. Put it back, or start a new --run"
+            )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statistics:
+    """The train split's statistics: fitted by the first rank, read by all (collective)."""
+    fault = None
+    if ranks.first and not run.statistics.is_dir():
+        try:
+            fit(config).save(run.statistics)
+        except UserError as error:
+            shutil.rmtree(run.statistics, ignore_errors=True)
+            fault = str(error)
+    fault = ranks.gather(fault)[0]
+    if fault:
+        raise UserError(str(fault))
+    return Statistics.load(run.statistics)

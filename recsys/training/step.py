@@ -1,0 +1,111 @@
+"""One training step on all ranks."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from recsys.config import Config
+from recsys.data.batch import Batch
+from recsys.errors import RunError
+from recsys.training.loss import CellLoss, describe_fault
+from recsys.training.optimizers import DenseOptimizer, SparseRate
+from recsys.training.ranks import Ranks
+
+
+def precision(config: Config, device: torch.device) -> AbstractContextManager[None]:
+    """The context of a forward pass under `training.precision`."""
+    torch.backends.cuda.matmul.allow_tf32 = config.training.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.training.precision == "tf32"
+    if config.training.precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What all ranks did in one step."""
+
+    requests: int
+    candidates: int
+    stop: bool  # whether some rank was asked to stop
+    label_counts: Tensor  # [S, T]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The losses of one step, summed over ranks where that costs nothing extra."""
+
+    loss: Tensor  # [], this rank's share of the weighted loss
+    sums: Tensor  # [S, T], Σ BCE of this rank
+    counts: Tensor  # [S, T], known labels of this rank
+    gradient_norm: Tensor | None
+
+
+class Stepper:
+    """Runs steps: the forward pass, the loss, the backward pass, both optimizers."""
+
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        dense: DenseOptimizer,
+        sparse: SparseRate,
+        config: Config,
+        ranks: Ranks,
+    ) -> None:
+        self.model = model
+        self.dense = dense
+        self.sparse = sparse
+        self.config = config
+        self.ranks = ranks
+        self.loss = CellLoss(config, ranks.device, ranks.world)
+
+    def totals(self, batch: Batch, stop: bool) -> StepTotals:
+        """Agrees with the other ranks on the step: one small all-reduce.
+
+        The label counts are needed before the loss; whether anyone has rows left, and whether
+        anyone was asked to stop, must be one decision.
+        """
+        counts = self.loss.counts(batch.labels, batch.surface_index)
+        if self.ranks.world == 1:
+            return StepTotals(batch.requests, batch.candidates, stop, counts)
+        own = torch.tensor(
+            [batch.requests, batch.candidates, stop], dtype=torch.float64, device=counts.device
+        )
+        summed = self.ranks.sum(torch.cat([own, counts.flatten().double()]))
+        requests, candidates, stops = (int(x) for x in summed[:3].tolist())
+        global_counts = summed[3:].view_as(counts).to(counts.dtype)
+        return StepTotals(requests, candidates, stops > 0, global_counts)
+
+    def step(self, batch: Batch, totals: StepTotals, number: int, progress: float) -> StepResult:
+        """Trains on `batch`. `number` counts steps from 0, `progress` is the share of the run done.
+
+        Raises `RunError` on a NaN or infinite loss, before any weight changes.
+        """
+        with precision(self.config, self.ranks.device):
+            logits = self.model(batch)
+        losses = self.loss(logits, batch.labels, batch.surface_index, totals.label_counts)
+        if not bool(losses.total.detach().isfinite()):
+            fault = describe_fault(
+                self.config, logits.detach(), batch.labels, batch.surface_index, losses.sums
+            )
+            raise RunError(
+                f"step {number + 1}: the loss is {float(losses.total.detach())}: {fault}; lower "
+                "training.dense.lr or training.sparse.lr, or look for extreme numbers in the data"
+            )
+        self.sparse.set(progress)
+        losses.total.backward()
+        norm = self.dense.step(number, progress)
+        return StepResult(losses.total.detach(), losses.sums, losses.counts, norm)
+
+
+def lockstep(batches: Iterator[Batch], empty: Batch, device: torch.device) -> Iterator[Batch]:
+    """This rank's batches on its device, then empty ones for as long as other ranks go on."""
+    for batch in batches:
+        yield batch.to(device, non_blocking=True)
+    empty = empty.to(device)
+    while True:
+        yield empty

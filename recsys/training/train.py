@@ -1,0 +1,299 @@
+"""The story of a training run."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.config import Config
+from recsys.data.reader import Reader, empty_batch
+from recsys.data.statistics import Statistics
+from recsys.errors import RunError
+from recsys.files import write_json
+from recsys.run_directory import RunDirectory
+from recsys.sharding.plan import plan_document
+from recsys.training import checkpoint
+from recsys.training.checkpoint import Progress
+from recsys.training.metrics_log import MetricsLog, ProgressBar
+from recsys.training.optimizers import (
+    DenseOptimizer,
+    SparseRate,
+    check_one_optimizer_each,
+    dense_parameters,
+)
+from recsys.training.ranks import Ranks, start_ranks
+from recsys.training.sharded import build_sharded_model, unwrap
+from recsys.training.start import fitted_statistics, prepare_run
+from recsys.training.step import Stepper, StepResult, lockstep
+from recsys.training.validation import is_better, monitored, validate
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, run_path: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Trains one model on all surfaces; under torchrun, as one of its ranks.
+
+    Returns a JSON-able summary with the best validation metrics. Raises `UserError` for wrong
+    input, `RunError` when the loss is not finite.
+    """
+    with start_ranks(config.training.timeout_seconds, config.training.threads) as ranks:
+        run = RunDirectory(run_path)
+        prepare_run(config, run, resume, ranks)
+        statistics = fitted_statistics(config, run, ranks)
+        trainer = Trainer(config, run, statistics, ranks)
+        if resume:
+            trainer.resume()
+        with stop_signals() as stop:
+            return trainer.fit(stop)
+
+
+class StopFlag:
+    """Set by Ctrl-C or SIGTERM; read between steps."""
+
+    name: str | None = None
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopFlag]:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
+    flag = StopFlag()
+
+    def handle(number: int, _frame: object) -> None:
+        if flag.name is not None:
+            raise KeyboardInterrupt
+        flag.name = signal.Signals(number).name
+
+    before = {}
+    for each in (signal.SIGINT, signal.SIGTERM):
+        before[each] = signal.signal(each, handle)
+    try:
+        yield flag
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class Trainer:
+    """A model in training, everything that a checkpoint holds, and the loop over epochs."""
+
+    def __init__(
+        self, config: Config, run: RunDirectory, statistics: Statistics, ranks: Ranks
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.statistics = statistics
+        self.ranks = ranks
+        self.model, plan = build_sharded_model(config, ranks)
+        unwrap(self.model).fit_numbers(statistics.numbers)
+        parameters = dense_parameters(self.model)
+        check_one_optimizer_each(self.model, parameters)
+        self.dense = DenseOptimizer(parameters, config.training.dense)
+        sparse = SparseRate(self.model, config.training.sparse.lr, config.training.dense.decay)
+        self.stepper = Stepper(self.model, self.dense, sparse, config, ranks)
+        self.progress = Progress(
+            world=ranks.world, threads=torch.get_num_threads(), plan=plan_document(plan)
+        )
+        if ranks.first:
+            write_json(run.plan, self.progress.plan)
+
+    def tensors(self) -> dict[str, Any]:
+        """Everything of a checkpoint that is a tensor."""
+        return {
+            "model": self.model.state_dict(),
+            "sparse": self.model.fused_optimizer.state_dict(),
+            "dense": self.dense.state_dict(),
+            "random": checkpoint.random_state(self.ranks),
+        }
+
+    def save(self, remaining: list[Any] | None) -> None:
+        """Writes a checkpoint; `remaining` is what this rank has left of the epoch (collective)."""
+        self.progress.remaining = None if remaining is None else self.ranks.gather(remaining)
+        checkpoint.save(self.run.checkpoints, self.tensors(), self.progress, self.ranks)
+        if self.ranks.first:
+            keep = self.config.training.checkpoint.keep
+            checkpoint.prune(self.run.checkpoints, keep, self.progress.best_step)
+
+    def resume(self) -> None:
+        """Goes on from the newest whole checkpoint, or from the start if there is none."""
+        found = self.ranks.gather(
+            checkpoint.latest(self.run.checkpoints) if self.ranks.first else None
+        )[0]
+        if found is None:
+            return
+        assert isinstance(found, Path)
+        saved = checkpoint.read_progress(found)
+        now = self.progress
+        tensors = self.tensors()
+        if saved.world != now.world:
+            del tensors["random"]
+        checkpoint.load(found, tensors, alone=self.ranks.world == 1)
+        self.model.load_state_dict(tensors["model"])
+        self.model.fused_optimizer.load_state_dict(tensors["sparse"])
+        if "random" in tensors:
+            checkpoint.set_random_state(tensors["random"], self.ranks)
+        for what in ("world", "threads", "plan"):
+            if self.ranks.first and getattr(saved, what) != getattr(now, what):
+                log.warning(
+                    "resumed with another %s than the checkpoint's: training goes on, but not bit "
+                    "for bit as it would have",
+                    what,
+                )
+        saved.world, saved.threads, saved.plan = now.world, now.threads, now.plan
+        self.progress = saved
+        if self.ranks.first:
+            log.info("resumed from %s, epoch %d", found, saved.epoch + 1)
+
+    def fit(self, stop: StopFlag) -> dict[str, Any]:
+        """Trains the epochs that are left."""
+        config, progress = self.config, self.progress
+        patience = config.training.early_stopping.patience
+        metrics_log = MetricsLog(self.run.metrics, self.run.tensorboard, active=self.ranks.first)
+        try:
+            while (
+                progress.epoch < config.training.epochs
+                and progress.epochs_without_better < patience
+            ):
+                self.epoch(stop, metrics_log)
+                self.end_of_epoch(metrics_log)
+        finally:
+            metrics_log.close()
+        return {
+            "run": str(self.run.path),
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "candidates": progress.candidates,
+            "best_step": progress.best_step,
+            "monitor": config.training.early_stopping.monitor,
+            "best_value": progress.best_value,
+        }
+
+    def epoch(self, stop: StopFlag, metrics_log: MetricsLog) -> None:
+        """Trains what is left of the current epoch."""
+        config, progress, ranks = self.config, self.progress, self.ranks
+        with Reader(
+            config,
+            "train",
+            self.statistics,
+            rank=ranks.rank,
+            world=ranks.world,
+            epoch=progress.epoch,
+            remaining=progress.remaining,
+            batch_candidates=config.training.batch_candidates,
+            pin_memory=ranks.device.type == "cuda",
+        ) as reader:
+            total = reader.split.requests
+            left = sum(int(x) for x in ranks.gather(reader.requests))  # type: ignore[call-overload]
+            label = f"epoch {progress.epoch + 1}/{config.training.epochs}"
+            expected = round(reader.split.candidates * left / max(1, total))
+            window = _Window(self)
+            with ProgressBar(label, expected, active=ranks.first) as bar:
+                position: list[Any] = []
+                for batch in lockstep(iter(reader), empty_batch(reader.layout), ranks.device):
+                    totals = self.stepper.totals(batch, stop.name is not None)
+                    if totals.requests == 0:
+                        break
+                    done = (progress.epoch + 1 - left / max(1, total)) / config.training.epochs
+                    result = self.stepper.step(batch, totals, progress.step, done)
+                    left -= totals.requests
+                    position = batch.position
+                    progress.step += 1
+                    progress.candidates += totals.candidates
+                    bar.advance(totals.candidates)
+                    window.add(result, totals.candidates)
+                    if progress.step % config.training.log_every_steps == 0:
+                        record = window.close()
+                        metrics_log.write("train", progress.step, record)
+                        bar.show(record["candidates_per_second"], record["loss"])
+                    if totals.stop:
+                        self.save(position)
+                        raise RunError(
+                            f"stopped by {stop.name or 'another rank'} at step {progress.step}; "
+                            "a checkpoint is saved: go on with --resume"
+                        )
+                    every = config.training.checkpoint.every_steps
+                    if every and progress.step % every == 0:
+                        self.save(position)
+        progress.epoch += 1
+        progress.remaining = None
+
+    def end_of_epoch(self, metrics_log: MetricsLog) -> None:
+        """Validates, remembers the best step and saves."""
+        progress = self.progress
+        monitor = self.config.training.early_stopping.monitor
+        metrics = validate(self.model, self.config, self.statistics, self.ranks)
+        value = monitored(metrics, monitor)
+        better = value is not None and is_better(value, progress.best_value, monitor)
+        progress.epochs_without_better = 0 if better else progress.epochs_without_better + 1
+        if better:
+            progress.best_value, progress.best_step = value, progress.step
+        self.save(None)
+        if better and self.ranks.first and value is not None:
+            checkpoint.mark_best(self.run.checkpoints, progress.step, monitor, value)
+        metrics_log.write("valid", progress.step, {"epoch": progress.epoch, **metrics})
+        if self.ranks.first:
+            shown = "has no value" if value is None else f"{value:.5f}"
+            log.info(
+                "epoch %d: valid %s %s%s",
+                progress.epoch,
+                monitor,
+                shown,
+                ", best" if better else "",
+            )
+
+
+class _Window:
+    """What happened since the last line of the log."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._reset()
+
+    def _reset(self) -> None:
+        cells = torch.zeros_like(self.trainer.stepper.loss.weights)
+        self.started = time.perf_counter()
+        self.candidates = 0
+        self.steps = 0
+        self.loss: Tensor = cells.new_zeros(())
+        self.sums, self.counts = cells, cells.clone()
+        self.norm: Tensor | None = None
+
+    def add(self, result: StepResult, candidates: int) -> None:
+        self.candidates += candidates
+        self.steps += 1
+        self.loss = self.loss + result.loss
+        self.sums += result.sums
+        self.counts += result.counts
+        self.norm = result.gradient_norm
+
+    def close(self) -> dict[str, Any]:
+        """The record of the window, summed over ranks (collective); begins the next one."""
+        ranks, config = self.trainer.ranks, self.trainer.config
+        summed = ranks.sum(torch.cat([self.loss.view(1), self.sums.ravel(), self.counts.ravel()]))
+        loss = float(summed[0]) / ranks.world / self.steps
+        sums, counts = summed[1:].view(2, *self.sums.shape).tolist()
+        cells = {
+            surface: {
+                task: sums[s][t] / counts[s][t]
+                for t, task in enumerate(config.tasks)
+                if counts[s][t]
+            }
+            for s, surface in enumerate(config.surfaces)
+        }
+        progress = self.trainer.progress
+        record = {
+            "epoch": progress.epoch,
+            "candidates": progress.candidates,
+            "candidates_per_second": self.candidates / (time.perf_counter() - self.started),
+            "loss": loss,
+            "cells": {surface: found for surface, found in cells.items() if found},
+            "dense_lr": self.trainer.dense.adam.param_groups[0]["lr"],
+            "gradient_norm": None if self.norm is None else float(self.norm),
+        }
+        self._reset()
+        return record

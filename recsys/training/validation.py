@@ -1,0 +1,62 @@
+"""Metrics of a split while training, on the sharded model."""
+
+from typing import Any
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from recsys.config import Config
+from recsys.data.reader import Reader, empty_batch
+from recsys.data.statistics import Statistics
+from recsys.evaluation.streaming import StreamingMetrics
+from recsys.training.loss import CellLoss
+from recsys.training.ranks import Ranks
+from recsys.training.sharded import unwrap
+from recsys.training.step import lockstep, precision
+
+
+@torch.no_grad()
+def validate(
+    model: DistributedModelParallel,
+    config: Config,
+    statistics: Statistics,
+    ranks: Ranks,
+    split: str = "valid",
+) -> dict[str, Any]:
+    """The metrics of `StreamingMetrics` on a split, the same on all ranks (collective)."""
+    cells = CellLoss(config, ranks.device)
+    metrics = StreamingMetrics(tuple(config.surfaces), config.tasks, cells.exists, ranks.device)
+    model.eval()
+    with Reader(
+        config,
+        split,
+        statistics,
+        rank=ranks.rank,
+        world=ranks.world,
+        shuffle=False,
+        batch_candidates=config.evaluation.batch_candidates,
+    ) as reader:
+        for batch in lockstep(iter(reader), empty_batch(reader.layout), ranks.device):
+            left = torch.tensor([batch.requests], device=ranks.device)
+            if not int(ranks.sum(left)):
+                break
+            with precision(config, ranks.device):
+                logits = unwrap(model)(batch)
+            metrics.update(logits, batch.labels, batch.surface_index)
+    model.train()
+    metrics.reduce(ranks.sum)
+    return metrics.compute()
+
+
+def monitored(metrics: dict[str, Any], monitor: str) -> float | None:
+    """The value early stopping looks at: the mean over tasks, all surfaces together."""
+    values = [task[monitor] for task in metrics["all"]["tasks"].values()]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def is_better(value: float, best: float | None, monitor: str) -> bool:
+    """AUC is to be high, NE and log loss low."""
+    if best is None:
+        return True
+    return value > best if monitor == "auc" else value < best

@@ -146,7 +146,6 @@ def hidden(data: dict[str, np.ndarray]) -> dict[str, float]:
     """Name of what is hidden → AUC of the best predictor without it."""
     terms = data["terms"]
     surface = [data["surface"]]
-    own = [terms[:, TERM[name]] for name in ("match", "fit", "similarity")]
     no_query, no_seed = data["query"] == 0, data["seed"] == 0
 
     def but(*names: str) -> list[np.ndarray]:
@@ -163,7 +162,7 @@ def hidden(data: dict[str, np.ndarray]) -> dict[str, float]:
         "surface, its own features stay": boosted(data, [*but(), no_query, no_seed]),
         "surface and its own features": boosted(data, but("match", "fit", "similarity")),
         "its own features only": boosted(data, [*but("match", "fit", "similarity"), *surface]),
-    } | ({} if own else {})
+    }
 
 
 def _auc(data: dict[str, np.ndarray], rows: np.ndarray, score: np.ndarray) -> float:

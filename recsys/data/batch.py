@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recsys.data.layout import CANDIDATE_BAGS
+
+
+def _runs(jagged: KeyedJaggedTensor, rows: slice) -> KeyedJaggedTensor:
+    """Some successive runs of every feature."""
+    count = rows.stop - rows.start
+    values, lengths = [], []
+    for each in jagged.to_dict().values():
+        offsets = each.offsets()
+        values.append(each.values()[offsets[rows.start] : offsets[rows.stop]])
+        lengths.append(each.lengths()[rows] if count else each.lengths().new_zeros(1))
+    return KeyedJaggedTensor(
+        keys=jagged.keys(), values=torch.cat(values), lengths=torch.cat(lengths)
+    )
+
 
 @dataclass
 class Batch:
@@ -56,6 +71,51 @@ class Batch:
     def candidates(self) -> int:
         """N."""
         return self.candidate_offsets[-1]
+
+    def of_surface(self, s: int) -> "Batch":
+        """The part of surface number `s`, as a batch of its own."""
+        requests = slice(self.request_offsets[s], self.request_offsets[s + 1])
+        candidates = slice(self.candidate_offsets[s], self.candidate_offsets[s + 1])
+        before = int(self.history_lengths[: requests.start].sum())
+        events = slice(before, before + int(self.history_lengths[requests].sum()))
+        # Everything of a surface is one run of rows, in each feature of each collection.
+        sparse = {
+            name: _runs(jagged, candidates if name == CANDIDATE_BAGS else requests)
+            for name, jagged in self.sparse.items()
+        }
+        bag_lengths = {
+            key: lengths[requests if key.startswith("request.") else candidates]
+            for key, lengths in self.bag_lengths.items()
+        }
+
+        def offsets(all_surfaces: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+            return tuple(min(max(o, rows.start), rows.stop) - rows.start for o in all_surfaces)
+
+        return replace(
+            self,
+            sparse=sparse,
+            bag_lengths=bag_lengths,
+            request_numbers=self.request_numbers[requests],
+            candidate_numbers=self.candidate_numbers[candidates],
+            history_numbers=self.history_numbers[events],
+            history_lengths=self.history_lengths[requests],
+            candidate_lengths=self.candidate_lengths[requests],
+            request_index=self.request_index[candidates] - requests.start,
+            request_surface_index=self.request_surface_index[requests],
+            surface_index=self.surface_index[candidates],
+            labels=self.labels[candidates],
+            request_offsets=offsets(self.request_offsets, requests),
+            candidate_offsets=offsets(self.candidate_offsets, candidates),
+            longest_history=int(self.history_lengths[requests].max())
+            if requests.stop > requests.start
+            else 0,
+            most_candidates=int(self.candidate_lengths[requests].max())
+            if requests.stop > requests.start
+            else 0,
+            columns=None
+            if self.columns is None
+            else self.columns.slice(candidates.start, candidates.stop - candidates.start),
+        )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """This batch on another device (torchrec's `Pipelineable`)."""

@@ -51,11 +51,11 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
     """
     if threads:
         torch.set_num_threads(threads)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cpu")
     if cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     store = dist.HashStore() if "MASTER_ADDR" not in os.environ else None
     dist.init_process_group(

@@ -6,7 +6,6 @@ import numpy as np
 
 from recsys.data.recipes.kuairand import affinity, read
 from recsys.data.recipes.kuairand.causal import CausalSums, dense_codes
-from recsys.data.recipes.kuairand.effects import add_effects
 from recsys.data.recipes.kuairand.options import TASKS
 from recsys.data.recipes.kuairand.prior_features import PriorFeatures, absent_prior_features
 from recsys.data.recipes.kuairand.rates import FIRST_GUESS, Expectation, event_values, rate_features
@@ -141,7 +140,6 @@ def make_features(
                 sums[key], days, f"{key}_day", tasks=tasks, weight=weight, expected=FIRST_GUESS
             )
     _recency(log, requests, sums, out)
-    add_effects(log, requests, sums, prior, out.request, out.candidate)
     if prior is None:
         absent_prior_features(requests, out.request, out.candidate)
     else:

@@ -14,7 +14,7 @@ from recsys.data.recipes.kuairand.options import KuaiRandOptions
 from recsys.data.recipes.kuairand.read import Columns, connect
 from recsys.errors import UserError
 
-# Shown in the prior sequences only, not in the log.
+# Watches of a user, as many as the prior sequences keep.
 LENGTH = 50
 
 

@@ -20,11 +20,6 @@ KEYS: dict[str, tuple[tuple[str, ...], float, bool]] = {
     "user_video": (("user_id", "video_id"), 1, False),
     "user_duration": (("user_id", "bucket"), 4, False),
 }
-OLDER_KEYS = {
-    "user": ("user_id",),
-    "video": ("video_id",),
-    "user_video": ("user_id", "video_id"),
-}
 SWEEPS = 6
 
 
@@ -71,31 +66,7 @@ class PriorFeatures:
             "both": left - of_user[user] - of_video[video],
         }
 
-    def residual_sum(self, key: str, task: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(sum of residuals, number of watches) of each user or video, 0 where it has none."""
-        kind = "user" if key == "user" else "item"
-        code = dense_codes(np.concatenate([self.columns[f"{key}_id"], ids]))
-        have, ask = np.split(code, [len(self.prior.user)])
-        size = int(code.max(initial=-1)) + 1
-        total = np.bincount(have, self.residual[task][kind], minlength=size)
-        return total[ask], np.bincount(have, minlength=size)[ask]
-
-    def _add_older(
-        self, log: Columns, requests: Requests, request: Columns, candidate: Columns
-    ) -> None:
-        """Long views from before the watches: how many of the user, of the video, of both."""
-        older = {"user_id": self.prior.older_user, "video_id": self.prior.older_video}
-        for key, columns in OLDER_KEYS.items():
-            rows, target = (
-                (requests.first, request) if key == "user" else (requests.rows, candidate)
-            )
-            code = dense_codes(*(np.concatenate([older[c], log[c][rows]]) for c in columns))
-            have, ask = np.split(code, [len(self.prior.older_user)])
-            count = np.bincount(have, minlength=int(code.max(initial=-1)) + 1)
-            target[f"prior_{key}_older_count"] = count[ask].astype(np.float64)
-
     def add(self, log: Columns, requests: Requests, request: Columns, candidate: Columns) -> None:
-        self._add_older(log, requests, request, candidate)
         for key, (columns, weight, of_request) in KEYS.items():
             rows = requests.first if of_request else requests.rows
             target = request if of_request else candidate
@@ -126,5 +97,3 @@ def absent_prior_features(requests: Requests, request: Columns, candidate: Colum
         for task in ("long_view", "like"):
             for kind in ("rate", "residual"):
                 target[f"prior_{key}_{task}_{kind}"] = np.full(len(size), np.nan)
-        if key in OLDER_KEYS:
-            target[f"prior_{key}_older_count"] = np.full(len(size), np.nan)

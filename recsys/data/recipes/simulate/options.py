@@ -20,7 +20,7 @@ class SimulateOptions:
         candidates: Mean candidates a request, over all surfaces.
         surfaces: Number of surfaces, 1 to 64: home, search, related, surface_4, …
         seed: Seed of the world, of the users and of every draw.
-        users: Number of users; `requests / 100` where not given.
+        users: Number of users; `requests / 125` where not given.
         items: Number of items; 1,000 where not given.
         row_group_requests: Requests in one Parquet row group.
         file_requests: Requests in one Parquet file, at most.
@@ -51,7 +51,7 @@ class SimulateOptions:
 
     @property
     def user_count(self) -> int:
-        return self.users if self.users is not None else max(1, self.requests // 100)
+        return self.users if self.users is not None else max(1, self.requests // 125)
 
     @property
     def item_count(self) -> int:

@@ -111,7 +111,7 @@ def draw_users(world: World, rng: np.random.Generator, user_id: Ints, requests: 
 
 
 def request_times(rng: np.random.Generator, requests: Ints) -> Ints:
-    """Milliseconds of every request, strictly ascending within a user; users one after the other."""
+    """Milliseconds of every request, strictly ascending within a user, user after user."""
     size = int(requests.sum())
     hour = rng.choice(24, size, p=HOUR_SHARE) + rng.random(size)
     time = rng.integers(0, DAYS, size) * DAY_MS + (hour * HOUR_MS).astype(np.int64)

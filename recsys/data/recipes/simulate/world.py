@@ -47,22 +47,22 @@ TERMS = (
 )
 _CLICK = {
     "home": {
-        "appeal": 0.6, "affinity": 0.5, "interest": 0.9, "price": -0.4, "thrift": 0.15,
-        "quality": 0.6, "activity": 0.45, "hour": 0.15,
+        "appeal": 0.6, "affinity": 0.4, "interest": 0.85, "price": -0.5, "thrift": 0.1,
+        "quality": 0.65, "activity": 0.45, "hour": 0.15,
     },
     "search": {
-        "appeal": 0.5, "affinity": 0.2, "interest": 0.3, "price": -0.8, "thrift": 0.15,
-        "quality": 0.6, "activity": 0.35, "match": 0.8, "fit": 0.2, "hour": 0.15,
+        "appeal": 0.5, "affinity": 0.2, "interest": 0.25, "price": -0.8, "thrift": 0.1,
+        "quality": 0.65, "activity": 0.35, "match": 0.8, "fit": 0.2, "hour": 0.15,
     },
     "related": {
-        "appeal": 0.55, "affinity": 0.3, "interest": -0.5, "price": 0.75, "thrift": 0.15,
-        "quality": 0.6, "activity": 0.4, "similarity": 0.5, "hour": 0.15,
+        "appeal": 0.6, "affinity": 0.25, "interest": -0.45, "price": 0.75, "thrift": 0.1,
+        "quality": 0.7, "activity": 0.4, "similarity": 0.45, "hour": 0.15,
     },
 }  # fmt: skip
 _SECOND = {
-    "like": {"affinity": 0.3, "interest": 0.2, "appeal": 0.4, "price": 0.3, "activity": 0.4},
-    "purchase": {"price": -0.7, "quality": 0.5, "affinity": 0.2, "match": 0.3, "activity": 0.3},
-    "long_view": {"quality": 0.6, "affinity": 0.2, "similarity": 0.2, "activity": 0.4},
+    "like": {"affinity": 0.2, "interest": 0.2, "appeal": 0.4, "price": 0.3, "activity": 0.4},
+    "purchase": {"price": -0.7, "quality": 0.5, "affinity": 0.1, "match": 0.3, "activity": 0.3},
+    "long_view": {"quality": 0.7, "affinity": 0.1, "similarity": 0.2, "activity": 0.4},
 }
 
 

@@ -1,0 +1,212 @@
+"""The command line: one verb, one function; no logic of its own."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recsys.errors import RunError, UserError
+
+app = typer.Typer(
+    name="recsys",
+    help="One engagement model for every product surface, exported once per surface.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make, convert and check request tables.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides one key.")
+]
+
+
+def main() -> None:
+    """Runs the command line; exit code 0 done, 2 wrong input, 1 anything else."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # What these say at INFO is about their own insides; recsys says what a user needs.
+    for library in ("torchrec", "fbgemm_gpu", "torch", "root"):
+        logging.getLogger(library if library != "root" else None).setLevel(logging.ERROR)
+    logging.getLogger("recsys").setLevel(logging.INFO)
+    if "RECSYS_WARNINGS" not in os.environ:
+        warnings.filterwarnings("ignore")
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except RunError as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    rank = os.environ.get("RANK")
+    if rank in (None, "0"):  # every rank of a job has the same message
+        print(f"recsys: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _report(document: Any, as_json: bool, show: Callable[[Console], None]) -> None:
+    """Prints a result: JSON on stdout, or whatever `show` draws there."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        show(Console())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, whether torch, torchrec and fbgemm-gpu match, devices; says the fix of each fault."""
+    from recsys.doctor import examine, print_examination
+
+    found = examine()
+    _report(found, as_json, lambda console: print_examination(found, console))
+    if found["faults"]:
+        raise typer.Exit(1)
+
+
+@data_app.command("simulate")
+def data_simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    requests: Annotated[int, typer.Option(help="Requests of all splits together.")] = 20_000,
+    candidates: Annotated[int, typer.Option(help="Mean candidates a request.")] = 8,
+    surfaces: Annotated[int, typer.Option(help="Number of surfaces, 1 to 64.")] = 3,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
+    users: Annotated[int | None, typer.Option(help="Number of users.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulated logs of any size whose true probabilities are known, and a config for them."""
+    from recsys.data.recipes.simulate import SimulateOptions, print_best, simulate
+
+    options = SimulateOptions(
+        requests=requests,
+        candidates=candidates,
+        surfaces=surfaces,
+        seed=seed,
+        users=users,
+        items=items,
+    )
+    summary = simulate(out, options)
+    _report(summary, as_json, lambda console: print_best(summary, console))
+
+
+@data_app.command("kuairand")
+def data_kuairand(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="Unpacked KuaiRand-Pure folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    as_json: Json = False,
+) -> None:
+    """The official KuaiRand-Pure files as a request table, split by day."""
+    from recsys.data.recipes.kuairand import build
+
+    summary = build(raw, out)
+    _report(summary, as_json, lambda console: console.print_json(data=summary))
+
+
+@data_app.command("group")
+def data_group(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Impressions: Parquet file(s).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    config: Annotated[Path, typer.Option("--config", help="A config with data.group.")],
+    overrides: Overrides = None,
+    memory_limit: Annotated[str | None, typer.Option(help="DuckDB's, for example 4GB.")] = None,
+    as_json: Json = False,
+) -> None:
+    """An impression log (one row a candidate) as a request table, out of core."""
+    from recsys.config import load_config
+    from recsys.data.recipes.group import group
+
+    options = load_config(config, overrides or ()).data.group
+    if options is None:
+        raise UserError(f"{config}: data.group: missing; it names the columns of the impressions")
+    summary = group(table, out, options, memory_limit=memory_limit)
+    _report(summary, as_json, lambda console: console.print_json(data=summary))
+
+
+@data_app.command("check")
+def data_check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Reads every split against the schema: counts per surface and task, or every fault."""
+    from recsys.config import load_config
+    from recsys.data.check import check, print_check
+
+    result = check(load_config(config, overrides or ()))
+    _report(result, as_json, lambda console: print_check(result, console))
+    if result["faults"]:
+        raise UserError(f"{config}: {len(result['faults'])} fault(s) in the data, listed above")
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    run: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Trains one model on all surfaces; one process, or a rank under torchrun or TorchX."""
+    from recsys.config import load_config
+    from recsys.training.train import train as train_model
+
+    experiment = load_config(config, overrides or ())
+    path = run or Path("runs") / experiment.name
+    summary = train_model(experiment, path, resume=resume)
+    _report(
+        summary,
+        as_json,
+        lambda console: console.print(
+            f"{summary['steps']} steps, {summary['candidates']:,} candidates; best valid "
+            f"{summary['monitor']} {summary['best_value']:.5f} at step {summary['best_step']}; "
+            f"next: recsys evaluate {path}"
+        ),
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    surface: Annotated[str | None, typer.Option(help="This surface alone, by its view.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Metrics per surface and task; writes the predictions table."""
+    from recsys.evaluation.score import evaluate as evaluate_run
+    from recsys.evaluation.table import print_metrics
+    from recsys.run_directory import RunDirectory
+
+    metrics = evaluate_run(RunDirectory.open(run), split, surface)
+    _report(metrics, as_json, lambda console: print_metrics(metrics, console))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Request table: folder or file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    as_json: Json = False,
+) -> None:
+    """Scores a request table: one row a candidate, a column a task."""
+    from recsys.evaluation.score import predict as predict_table
+    from recsys.run_directory import RunDirectory
+
+    summary = predict_table(RunDirectory.open(run), table, out)
+    _report(summary, as_json, lambda console: console.print(f"{summary['rows']:,} rows in {out}"))
+
+
+if __name__ == "__main__":
+    main()

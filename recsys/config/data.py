@@ -10,9 +10,15 @@ class DataConfig(Section):
     """`data:` – folders of Parquet files in the request-table format, and how to read them."""
 
     root: str = Field(description="Folder or filesystem URL (s3://…, gs://…) that holds the splits")
-    train: str = "train"
-    valid: str = "valid"
-    test: str = "test"
+    train: str = Field("train", description="Folder of the split under `root`")
+    valid: str = Field("valid", description="The split that early stopping and choices look at")
+    test: str = Field("test", description="The split that only `recsys evaluate` reads")
+    surfaces: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Train and evaluate on these surfaces alone and pass over the rows of the "
+        "others. Default: all",
+    )
     shuffle_row_groups: int = Field(
         8, ge=1, description="Row groups that are held in memory at once and shuffled together"
     )

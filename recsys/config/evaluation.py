@@ -14,4 +14,4 @@ class EvaluationConfig(Section):
     keep: tuple[str, ...] = Field(
         (), description="Columns of the request or candidate copied to the predictions table"
     )
-    batch_candidates: int = Field(8192, ge=1)
+    batch_candidates: int = Field(8192, ge=1, description="Most candidates scored at once")

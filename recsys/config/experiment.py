@@ -32,20 +32,38 @@ def nearest(name: str, known: object) -> str:
 class Config(Section):
     """One experiment. Field names are the top-level keys of the YAML file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    data: DataConfig
-    tables: dict[str, TableConfig]
-    features: FeaturesConfig
-    surfaces: dict[str, SurfaceConfig] = Field(min_length=1)
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Of the run: `runs/NAME` by default"
+    )
+    data: DataConfig = Field(description="Where the request tables are")
+    tables: dict[str, TableConfig] = Field(description="Embedding tables")
+    features: FeaturesConfig = Field(description="Inputs of the model")
+    surfaces: dict[str, SurfaceConfig] = Field(min_length=1, description="Product surfaces")
+    model: ModelConfig = Field(ModelConfig(), description="The shared trunk")
+    training: TrainingConfig = Field(TrainingConfig(), description="Optimisation and the run")
+    sharding: ShardingConfig = Field(ShardingConfig(), description="Constraints for the planner")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Predictions table")
+
+    @cached_property
+    def active_surfaces(self) -> dict[str, SurfaceConfig]:
+        """The surfaces that the model has: all, or those of `data.surfaces`."""
+        chosen = self.data.surfaces or tuple(self.surfaces)
+        return {name: surface for name, surface in self.surfaces.items() if name in chosen}
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks of all surfaces, each once, in order of first appearance."""
-        return tuple(dict.fromkeys(t for surface in self.surfaces.values() for t in surface.tasks))
+        """The tasks of all active surfaces, each once, in order of first appearance."""
+        surfaces = self.active_surfaces.values()
+        return tuple(dict.fromkeys(task for surface in surfaces for task in surface.tasks))
+
+    @model_validator(mode="after")
+    def _active_surfaces(self) -> "Config":
+        for name in self.data.surfaces or ():
+            if name not in self.surfaces:
+                raise ValueError(
+                    f"data.surfaces: no surface {name}; {nearest(name, self.surfaces)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _features_and_tables(self) -> "Config":

@@ -59,9 +59,11 @@ class NumberFeature(Section):
     transform and sets a missing indicator. Means and ranks are fitted on the train split.
     """
 
-    number: tuple[Transform, ...] = Field(min_length=1)
+    number: tuple[Transform, ...] = Field(
+        min_length=1, description="One transform, or a list of them: each is one input"
+    )
     required: bool = Field(False, description="A null is an error; there is no missing indicator")
-    surfaces: tuple[str, ...] | None = None
+    surfaces: tuple[str, ...] | None = Field(None, description="As of an id feature")
 
     @field_validator("number", mode="before")
     @classmethod
@@ -89,7 +91,7 @@ class HistoryConfig(Section):
     """`features.history:` – what the user did before the request, oldest first."""
 
     length: int = Field(50, ge=1, description="Latest events kept of each request")
-    fields: dict[str, Feature] = Field(min_length=1)
+    fields: dict[str, Feature] = Field(min_length=1, description="Of each event; single-valued")
 
     @model_validator(mode="after")
     def _fields_are_single_and_shared(self) -> "HistoryConfig":
@@ -104,9 +106,13 @@ class HistoryConfig(Section):
 class FeaturesConfig(Section):
     """`features:` – three lists: of the request, of each candidate, of each past event."""
 
-    request: dict[str, Feature] = Field(default_factory=dict)
-    history: HistoryConfig | None = None
-    candidate: dict[str, Feature] = Field(default_factory=dict)
+    request: dict[str, Feature] = Field(
+        default_factory=dict, description="Columns of the request: user and context"
+    )
+    history: HistoryConfig | None = Field(None, description="Fields of the `history` structs")
+    candidate: dict[str, Feature] = Field(
+        default_factory=dict, description="Fields of the `candidates` structs; at least one"
+    )
 
     def __iter__(self) -> Iterator[tuple[Level, str, IdFeature | NumberFeature]]:  # type: ignore[override]
         """Every feature as (level, name, feature), in the order of the configuration."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from recsys.config.experiment import Config, nearest
 from recsys.errors import UserError
@@ -28,6 +30,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path}: is a folder; give the path of a YAML configuration") from None
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {_one_line(error)}") from None
+    except OSError as error:  # OmegaConf's too, for a file that is neither a mapping nor a list
+        raise UserError(f"{path}: not readable: {_one_line(error)}") from None
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -50,9 +54,10 @@ def parse_config(document: Any, source: str) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        first, *others = error.errors()
-        more = f" (and {len(others)} more)" if others else ""
-        raise UserError(f"{source}: {_explain(dict(first))}{more}") from None
+        # Unknown keys first: a misspelt key is missing too, under its right name.
+        errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"{source}: {_explain(errors[0])}{more}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -65,49 +70,66 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails) -> str:
     """One pydantic error as `key.path: value: what is wrong`."""
-    # The tags of the feature union are not keys that a user wrote.
-    location = error["loc"]
-    if location and location[0] == "features":
-        location = tuple(
-            part for i, part in enumerate(location) if not (part in ("id", "number") and i > 2
-            and i + 1 < len(location)) and not (part in ("id", "number") and i == len(location) - 1
-            and error["type"] == "extra_forbidden")
-        )  # fmt: skip
-    key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        siblings = _known_keys(error["loc"][:-1])
-        return f"unknown key {key}; {nearest(str(error['loc'][-1]), siblings)}"
+    key, siblings = _walk(error["loc"])
+    kind = error["type"]
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
+    if kind == "extra_forbidden":
+        return f"unknown key {key}; {nearest(str(error['loc'][-1]), siblings)}"
+    if kind == "missing":
         return f"{key}: missing; add this key"
-    if error["type"] == "value_error":
+    if kind == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {error['input']!r}: {message}"
+    if kind in ("model_type", "dict_type"):
+        message = "should be a mapping of keys"
+    return f"{key}: {_shortened(repr(error['input']))}: {message}"
 
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """Keys that the section at `location` may have."""
-    found: Any = Config
+def _shortened(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def _walk(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """Follows a pydantic location down from `Config`.
+
+    Returns the path as a user writes it, `surfaces.search.tower.modules[0].inputs`, and the keys
+    that are known where its last part stands.
+    """
+    path, here = "", Config
+    siblings: list[str] = []
     for part in location:
-        found = _step(found, part)
-    models = [found, *get_args(found)]
-    for model in models:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            return [field.alias or name for name, field in model.model_fields.items()]
-    return []
+        tagged = _tagged(here)
+        if part in tagged:
+            here = tagged[str(part)]  # the tag of a union, which no user wrote
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        fields = _fields(here)
+        siblings = list(fields)
+        here = fields[str(part)] if part in fields else _element(here)
+    return path.removeprefix("."), siblings
 
 
-def _step(annotation: Any, part: Any) -> Any:
-    """The annotation below `annotation` at one part of a location."""
-    candidates = [annotation, *get_args(annotation)]
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            field = candidate.model_fields.get(str(part))
-            if field is None:
-                return candidate  # the tag of a union: stay where we are
-            return field.annotation
-    # dict[str, X] or tuple[X, ...]: the part is a key or an index.
-    arguments = [a for a in get_args(annotation) if a is not Ellipsis and a is not type(None)]
-    return arguments[-1] if arguments else annotation
+def _tagged(annotation: Any) -> dict[str, Any]:
+    """Tag → type of a union with a discriminator."""
+    if get_origin(annotation) is not Annotated:
+        return {}
+    options = (get_args(option) for option in get_args(get_args(annotation)[0]))
+    return {tag.tag: option for option, tag in options}
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    """Key → type of a section, which may be optional."""
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            fields = option.model_fields.items()
+            return {field.alias or name: field.annotation for name, field in fields}
+    return {}
+
+
+def _element(annotation: Any) -> Any:
+    """The type of the values of a dict, or of the elements of a tuple."""
+    arguments = [a for a in get_args(annotation) if a not in (Ellipsis, NoneType)]
+    if get_origin(annotation) in (Union, UnionType):
+        return _element(arguments[0])
+    return arguments[-1] if arguments else None

@@ -10,11 +10,13 @@ from recsys.config.section import Section
 class SequenceConfig(Section):
     """`model.sequence:` – the Transformer over the history, run once a request."""
 
-    dim: int = Field(64, ge=8)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    feedforward: int = Field(128, ge=8)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dim: int = Field(64, ge=8, description="Width of a token; a multiple of `heads`")
+    layers: int = Field(2, ge=1, description="Transformer layers")
+    heads: int = Field(4, ge=1, description="Attention heads, also of the candidates' attention")
+    feedforward: int = Field(128, ge=8, description="Hidden width of a layer's MLP")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="In attention and after each block; slow on CPU"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> "SequenceConfig":
@@ -34,25 +36,27 @@ class ProjectionConfig(Section):
 class CrossingConfig(Section):
     """`model.crossing:` – DCNv2, low rank."""
 
-    layers: int = Field(2, ge=1)
-    rank: int = Field(64, ge=1)
+    layers: int = Field(2, ge=1, description="Cross layers")
+    rank: int = Field(64, ge=1, description="Of each layer's matrices; about width / 4 is enough")
 
 
 class ExpertsConfig(Section):
     """`model.experts:` – MMoE; one gate a (surface, task)."""
 
-    count: int = Field(3, ge=1)
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    count: int = Field(3, ge=1, description="Number of experts")
+    hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="Widths of each expert")
+    dropout: float = Field(0.0, ge=0, lt=1, description="After each layer of an expert")
 
 
 class ModelConfig(Section):
     """`model:` – the trunk's blocks, in the order the data passes them. null leaves one out."""
 
-    sequence: SequenceConfig | None = SequenceConfig()
-    projection: ProjectionConfig = ProjectionConfig()
-    crossing: CrossingConfig | None = CrossingConfig()
-    experts: ExpertsConfig = ExpertsConfig()
+    sequence: SequenceConfig | None = Field(
+        SequenceConfig(), description="The history Transformer; null reads no history at all"
+    )
+    projection: ProjectionConfig = Field(ProjectionConfig(), description="x_0 of the crossing")
+    crossing: CrossingConfig | None = Field(CrossingConfig(), description="null: no crosses")
+    experts: ExpertsConfig = Field(ExpertsConfig(), description="The mixture of experts")
     towers: Literal["surface", "shared"] = Field(
         "surface", description="shared: one tower for all surfaces, the control for towers"
     )

@@ -16,11 +16,17 @@ Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
 class ConstraintConfig(Section):
     """`sharding.constraints.TABLE:` – what the planner may choose from for one table."""
 
-    types: tuple[ShardingType, ...] | None = Field(None, min_length=1)
-    kernels: tuple[Kernel, ...] | None = Field(None, min_length=1)
+    types: tuple[ShardingType, ...] | None = Field(
+        None, min_length=1, description="Sharding types allowed. Default: what the device can do"
+    )
+    kernels: tuple[Kernel, ...] | None = Field(
+        None, min_length=1, description="Compute kernels allowed. Default: `fused`"
+    )
 
 
 class ShardingConfig(Section):
     """`sharding:` – how the tables may be divided over ranks."""
 
-    constraints: dict[str, ConstraintConfig] = Field(default_factory=dict)
+    constraints: dict[str, ConstraintConfig] = Field(
+        default_factory=dict, description="Table → what the planner may choose from"
+    )

@@ -17,8 +17,10 @@ class ModuleConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
-    class_: str = Field(alias="class")
-    inputs: tuple[str, ...] = Field(min_length=1)
+    class_: str = Field(alias="class", description="Built-in name or dotted path")
+    inputs: tuple[str, ...] = Field(
+        min_length=1, description="Features, `history` or `trunk`; passed by name"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -33,8 +35,10 @@ class TowerConfig(Section):
     branches: dict[str, tuple[int, ...]] = Field(
         default_factory=dict, description="Task → widths of its own layers after the stem"
     )
-    modules: tuple[ModuleConfig, ...] = ()
-    dropout: float = Field(0.0, ge=0, lt=1)
+    modules: tuple[ModuleConfig, ...] = Field(
+        (), description="Late-fusion modules, added to the stem's input"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="After each layer of stem and branches")
 
 
 class SurfaceConfig(Section):
@@ -44,7 +48,7 @@ class SurfaceConfig(Section):
         min_length=1, description="Tasks with their loss weights; a list means weight 1 each"
     )
     weight: float = Field(1.0, ge=0, description="Weight of the surface in the loss")
-    tower: TowerConfig = TowerConfig()
+    tower: TowerConfig = Field(TowerConfig(), description="Its tower tree")
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -10,20 +10,22 @@ from recsys.config.section import Section
 class SparseConfig(Section):
     """`training.sparse:` – row-wise Adagrad on the tables, fused into the backward pass."""
 
-    lr: float = Field(0.02, gt=0)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(0.02, gt=0, description="Learning rate")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the accumulator")
+    weight_decay: float = Field(0.0, ge=0, description="L2, on the rows that a step reads")
 
 
 class DenseConfig(Section):
     """`training.dense:` – Adam on everything else."""
 
-    lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Of Adam's two averages")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second average")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled (AdamW)")
     warmup_steps: int = Field(100, ge=0, description="Linear warm-up from 0")
-    decay: Literal["none", "linear", "cosine"] = Field("none", description="To 0 at the last epoch")
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="Of both learning rates, to 0 at the end of the last epoch"
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="Global norm of the dense gradient")
 
 
@@ -39,14 +41,14 @@ class EarlyStoppingConfig(Section):
 class CheckpointConfig(Section):
     """`training.checkpoint:` – besides the one at the end of each epoch."""
 
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(None, ge=1, description="null: at the end of epochs only")
     keep: int = Field(2, ge=1, description="Latest checkpoints kept, besides the best")
 
 
 class TrainingConfig(Section):
     """`training:` – the run."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, description="Passes over the train split, at most")
     batch_candidates: int = Field(
         2048, ge=1, description="Most candidates a rank takes in one step; a request is never split"
     )
@@ -55,14 +57,16 @@ class TrainingConfig(Section):
         description="What a loss is averaged over. cell: each (surface, task) counts by its "
         "weights alone, however few its labels. task: each known label of a task counts the same.",
     )
-    sparse: SparseConfig = SparseConfig()
-    dense: DenseConfig = DenseConfig()
+    sparse: SparseConfig = Field(SparseConfig(), description="Optimizer of the tables")
+    dense: DenseConfig = Field(DenseConfig(), description="Optimizer of everything else")
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="bf16: autocast of the dense part. tf32: CUDA only"
     )
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="Of initial weights, order of the data, and dropout")
     threads: int | None = Field(None, ge=1, description="CPU threads a rank. Default: torch's own")
-    log_every_steps: int = Field(20, ge=1)
-    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every_steps: int = Field(20, ge=1, description="Steps a line of metrics.jsonl")
+    early_stopping: EarlyStoppingConfig = Field(
+        EarlyStoppingConfig(), description="When to stop, and which step is the best"
+    )
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When, and how many")
     timeout_seconds: int = Field(600, ge=1, description="Longest wait for another rank")

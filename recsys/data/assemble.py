@@ -1,5 +1,7 @@
 """Encoded requests → a `Batch`."""
 
+from itertools import accumulate
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -12,41 +14,75 @@ from recsys.data.columns import ragged_index
 from recsys.data.layout import CANDIDATE_BAGS, IdColumn, Layout, is_sequences
 
 
-def assemble(block: Block, layout: Layout) -> Batch:
-    """A batch of all requests of `block`, which must be sorted by surface."""
-    candidates = int(block.candidate_offsets[-1])
-    request_index = np.repeat(np.arange(block.requests), block.candidate_lengths)
-    request_offsets = np.searchsorted(block.surface, np.arange(len(layout.surfaces) + 1))
-    sparse, bag_lengths = {}, {}
-    for name in layout.collections:
-        ids = layout.ids_of(name)
-        if name == CANDIDATE_BAGS:
-            sparse[name] = _jagged(ids, block, None, candidates)
-        else:
-            sparse[name] = _jagged(ids, block, request_index, block.requests)
-        if is_sequences(name):
-            for column in ids:
-                if column.multi_valued:
-                    bag_lengths[column.key] = _tensor(block.inner[column.key])
-    numbers = [_tensor(block.numbers[level]) for level in LEVELS]
-    return Batch(
-        sparse=sparse,
-        bag_lengths=bag_lengths,
-        request_numbers=numbers[0],
-        candidate_numbers=numbers[1],
-        history_numbers=numbers[2],
-        history_lengths=_tensor(block.history_lengths),
-        candidate_lengths=_tensor(block.candidate_lengths),
-        request_index=torch.from_numpy(request_index),
-        request_surface_index=_tensor(block.surface),
-        surface_index=torch.from_numpy(np.repeat(block.surface, block.candidate_lengths)),
-        labels=_tensor(block.labels),
-        request_offsets=tuple(request_offsets.tolist()),
-        candidate_offsets=tuple(block.candidate_offsets[request_offsets].tolist()),
-        longest_history=int(block.history_lengths.max(initial=0)),
-        most_candidates=int(block.candidate_lengths.max(initial=0)),
-        columns=_extras(block, request_index),
-    )
+class Assembler:
+    """Makes batches of one layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._surfaces = np.arange(len(layout.surfaces) + 1)
+        self._collections = {name: layout.ids_of(name) for name in layout.collections}
+        # Multi-valued features that are read as sequences.
+        self._bags = [
+            column.key
+            for name, columns in self._collections.items()
+            for column in columns
+            if is_sequences(name) and column.multi_valued
+        ]
+
+    def __call__(self, block: Block) -> Batch:
+        """A batch of all requests of `block`, which must be sorted by surface."""
+        request_index = np.repeat(np.arange(block.requests), block.candidate_lengths)
+        request_offsets = np.searchsorted(block.surface, self._surfaces)
+        numbers = [_tensor(block.numbers[level]) for level in LEVELS]
+        return Batch(
+            sparse={
+                name: self._jagged(name, columns, block, request_index)
+                for name, columns in self._collections.items()
+            },
+            bag_lengths={key: _tensor(block.inner[key]) for key in self._bags},
+            request_numbers=numbers[0],
+            candidate_numbers=numbers[1],
+            history_numbers=numbers[2],
+            history_lengths=_tensor(block.history_lengths),
+            candidate_lengths=_tensor(block.candidate_lengths),
+            request_index=torch.from_numpy(request_index),
+            request_surface_index=_tensor(block.surface),
+            surface_index=torch.from_numpy(block.surface.take(request_index)),
+            labels=_tensor(block.labels),
+            request_offsets=tuple(request_offsets.tolist()),
+            candidate_offsets=tuple(block.candidate_offsets[request_offsets].tolist()),
+            longest_history=int(block.history_lengths.max(initial=0)),
+            most_candidates=int(block.candidate_lengths.max(initial=0)),
+            columns=_extras(block, request_index),
+        )
+
+    def _jagged(
+        self, name: str, columns: tuple[IdColumn, ...], block: Block, request_index: np.ndarray
+    ) -> KeyedJaggedTensor:
+        """The features of one collection."""
+        stride = len(request_index) if name == CANDIDATE_BAGS else block.requests
+        lengths = np.ones((len(columns), stride), dtype=np.int64)
+        for row, column in zip(lengths, columns, strict=True):
+            if column.level == "history":
+                row[:] = block.history_lengths
+            elif column.level == "candidate" and name != CANDIDATE_BAGS:
+                row[:] = block.candidate_lengths
+                if column.multi_valued:  # all ids of all candidates of the request
+                    inner = block.inner[column.key]
+                    row[:] = np.bincount(request_index, weights=inner, minlength=stride)
+            elif column.multi_valued:
+                row[:] = block.inner[column.key]
+        values = [block.ids[column.key] for column in columns]
+        # On a GPU, torchrec would have to wait for the device to work these out.
+        per_key = [len(each) for each in values]
+        return KeyedJaggedTensor(
+            keys=[column.key for column in columns],
+            values=torch.from_numpy(np.concatenate(values, dtype=np.int64)),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+            stride=stride,
+            length_per_key=per_key,
+            offset_per_key=list(accumulate(per_key, initial=0)),
+        )
 
 
 def empty_batch(layout: Layout) -> Batch:
@@ -64,41 +100,9 @@ def empty_batch(layout: Layout) -> Batch:
         numbers=numbers,
         labels=np.zeros((0, len(layout.tasks)), dtype=np.float32),
     )
-    batch = assemble(block, layout)
+    batch = Assembler(layout)(block)
     batch.position = []
     return batch
-
-
-def _jagged(
-    columns: tuple[IdColumn, ...], block: Block, request_index: np.ndarray | None, stride: int
-) -> KeyedJaggedTensor:
-    """The features of one collection. `request_index` is given where the stride is R: the ids of
-    a multi-valued candidate feature are then counted by request."""
-    lengths = np.ones((len(columns), stride), dtype=np.int64)
-    for row, column in zip(lengths, columns, strict=True):
-        if column.level == "history":
-            row[:] = block.history_lengths
-        elif column.multi_valued and column.level == "candidate" and request_index is not None:
-            inner = block.inner[column.key]
-            row[:] = np.bincount(request_index, weights=inner, minlength=stride)
-        elif column.multi_valued:
-            row[:] = block.inner[column.key]
-        elif column.level == "candidate" and request_index is not None:
-            row[:] = block.candidate_lengths
-    if stride == 0:
-        # torchrec's sharded collections refuse a stride of 0: one empty run stands in for none.
-        stride, lengths = 1, np.zeros((len(columns), 1), dtype=np.int64)
-    values = [block.ids[column.key] for column in columns]
-    # Known here for nothing; on a GPU, working them out would wait for the device.
-    per_key = [len(each) for each in values]
-    return KeyedJaggedTensor(
-        keys=[column.key for column in columns],
-        values=torch.from_numpy(np.concatenate(values, dtype=np.int64)),
-        lengths=torch.from_numpy(lengths.reshape(-1)),
-        stride=stride,
-        length_per_key=per_key,
-        offset_per_key=np.cumsum([0, *per_key]).tolist(),
-    )
 
 
 def _extras(block: Block, request_index: np.ndarray) -> pa.Table | None:

@@ -81,9 +81,9 @@ def unnest(array: pa.Array) -> tuple[np.ndarray, pa.Array]:
     offsets = array.offsets.to_numpy()
     lengths = np.diff(offsets).astype(np.int64, copy=False)
     if array.null_count:
-        null = array.is_null().to_numpy(zero_copy_only=False)
-        if lengths[null].any():  # Arrow allows a null list to cover elements
-            return np.where(null, 0, lengths), array.flatten()
+        present = valid(array)
+        if lengths[~present].any():  # Arrow allows a null list to cover elements
+            return lengths * present, array.flatten()
     return lengths, array.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
@@ -102,6 +102,17 @@ def ragged_index(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     index = np.repeat(starts - ends + lengths, lengths)
     index += np.arange(total, dtype=np.int64)
     return index
+
+
+def valid(array: pa.Array) -> np.ndarray:
+    """Mask of the values that are not null."""
+    bits = array.buffers()[0]
+    if bits is None or not array.null_count:
+        return np.ones(len(array), dtype=bool)
+    first, start = divmod(array.offset, 8)
+    taken = np.frombuffer(bits, np.uint8)[first : (array.offset + len(array) + 7) // 8]
+    unpacked = np.unpackbits(taken, bitorder="little")[start : start + len(array)]
+    return unpacked.view(bool)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

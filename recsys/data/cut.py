@@ -19,9 +19,8 @@ def cut(
     """
     begun: Block | None = None  # a batch that goes on in the next window
     for block, order in windows:
-        bounds, first = [0], batch_candidates - _cost(begun)
+        bounds, full = [0], batch_candidates - _cost(begun)
         ends = np.cumsum(np.maximum(block.candidate_lengths[order], 1))
-        full = first
         while (stop := int(np.searchsorted(ends, full, side="right"))) < len(order):
             if stop == bounds[-1] and (begun is None or len(bounds) > 1):
                 stop += 1  # alone, and larger than a batch should be
@@ -33,8 +32,11 @@ def cut(
             continue
         number = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
         rows = order[: bounds[-1]]
-        rows = rows[np.lexsort((block.surface[rows], number))]
-        block = block.select(rows)  # noqa: PLW2901 - the window as decoded is let go
+        surface = block.surface[rows]
+        place = number * (int(surface.max(initial=0)) + 1) + surface
+        # numpy sorts narrow integers by radix.
+        place = place.astype(np.min_scalar_type(int(place.max(initial=0))))
+        block = block.select(rows[np.argsort(place, kind="stable")])  # noqa: PLW2901 - the window as decoded is let go
         if begun is not None:
             yield _sorted(concatenate([begun, block.slice(0, bounds[1])]))
             bounds = bounds[1:]

@@ -1,112 +1,170 @@
 """Flat Arrow columns → an encoded block, every value checked on the way."""
 
-import math
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import types
 
 from recsys.data.block import LEVELS, Block
-from recsys.data.columns import Columns
+from recsys.data.columns import Columns, valid
 from recsys.data.encoding import TableEncoder
 from recsys.data.faults import Place
-from recsys.data.layout import Layout, NumberColumn
+from recsys.data.layout import IdColumn, Layout, NumberColumn
 from recsys.data.schema import column_name, feature_key
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def check_columns(
-    columns: Columns, layout: Layout, tables: dict[str, TableEncoder], place: Place
-) -> None:
-    """Reports every value that the model could not read."""
-    for each in (*layout.ids, *layout.numbers):
-        key, column, feature = feature_key(each), column_name(each), each.feature
-        values = columns.values[key]
-        if feature.required and values.null_count:
-            null = values.is_null().to_numpy(zero_copy_only=False)
-            if feature.surfaces and key not in columns.inner:
-                # Elsewhere it is null by definition.
-                null &= columns.on_surfaces(layout, feature.surfaces, each.level)
-            fix = "write a value, or remove `required` from the feature"
-            place.report(column, values, null, "but the feature is required", fix)
-        if isinstance(each, NumberColumn):
-            check_number(column, values, place)
-        else:
-            tables[each.feature.id].check(column, values, place)
-    for task in layout.tasks:
-        if f"label.{task}" in columns.values:
-            _check_label(f"candidates.{task}", columns.values[f"label.{task}"], place)
+class BlockBuilder:
+    """Encodes row groups, one after the other, into blocks.
+
+    The memory of a block is used again for the next one: copy what you keep (`Block.select`).
+    """
+
+    def __init__(self, layout: Layout, tables: dict[str, TableEncoder]) -> None:
+        self.layout = layout
+        self.tables = tables
+        self._requests = 1
+        self._parts: list[Columns] = []
+        self._ids = {c.key: _Growing((0,), tables[c.feature.id].dtype) for c in layout.ids}
+        self._numbers = {
+            level: _Growing((0, len(layout.numbers_of(level))), np.float32) for level in LEVELS
+        }
+        self._labels = _Growing((0, len(layout.tasks)), np.float32)
+
+    def begin(self, requests: int) -> None:
+        """Begins a block of about that many requests: right, it saves copies; wrong, no harm."""
+        self._requests = max(requests, 1)
+        self._parts = []
+        for rows in (*self._ids.values(), *self._numbers.values(), self._labels):
+            rows.clear()
+
+    def add(self, columns: Columns, place: Place) -> None:
+        """Appends a row group. Reports to `place` every value that the model could not read."""
+        share = len(columns.surface) / self._requests
+        for each in (*self.layout.ids, *self.layout.numbers):
+            self._check_required(each, columns, place)
+        for column in self.layout.ids:
+            values, table = columns.values[column.key], self.tables[column.feature.id]
+            rows = self._ids[column.key].extend(len(values), share)
+            table.encode(values, rows, column_name(column), place)
+        sizes = {
+            "request": len(columns.surface),
+            "candidate": int(columns.candidate_lengths.sum()),
+            "history": int(columns.history_lengths.sum()),
+        }
+        for level in LEVELS:
+            matrix = self._numbers[level].extend(sizes[level], share)
+            for index, number in enumerate(self.layout.numbers_of(level)):
+                values = columns.values[feature_key(number)]
+                matrix[:, index] = numbers(column_name(number), values, place)
+        matrix = self._labels.extend(sizes["candidate"], share)
+        for index, task in enumerate(self.layout.tasks):
+            values = columns.values.get(f"label.{task}")
+            if values is None:  # not read
+                matrix[:, index] = np.nan
+            else:
+                matrix[:, index] = labels(f"candidates.{task}", values, place)
+        columns.values = {}
+        self._parts.append(columns)
+
+    def block(self) -> Block:
+        """The row groups that were added since `begin`."""
+        parts, join = self._parts, np.concatenate
+        return Block(
+            surface=join([p.surface for p in parts]),
+            candidate_lengths=join([p.candidate_lengths for p in parts]),
+            history_lengths=join([p.history_lengths for p in parts]),
+            ids={key: rows.filled() for key, rows in self._ids.items()},
+            inner={key: join([p.inner[key] for p in parts]) for key in parts[0].inner},
+            numbers={level: matrix.filled() for level, matrix in self._numbers.items()},
+            labels=self._labels.filled(),
+            request_extras=_join([p.request_extras for p in parts]),
+            candidate_extras=_join([p.candidate_extras for p in parts]),
+        )
+
+    def _check_required(
+        self, each: IdColumn | NumberColumn, columns: Columns, place: Place
+    ) -> None:
+        key = feature_key(each)
+        values, only = columns.values[key], each.feature.surfaces
+        if not (each.feature.required and values.null_count):
+            return
+        null = values.is_null().to_numpy(zero_copy_only=False)
+        if only and key not in columns.inner:
+            null &= columns.on_surfaces(self.layout, only, each.level)  # elsewhere all are null
+        fix = "write a value, or remove `required` from the feature"
+        place.report(column_name(each), values, null, "but the feature is required", fix)
 
 
-def encode(columns: Columns, layout: Layout, tables: dict[str, TableEncoder]) -> Block:
-    """Encodes columns that passed `check_columns`."""
-    sizes = {
-        "request": len(columns.surface),
-        "candidate": int(columns.candidate_lengths.sum()),
-        "history": int(columns.history_lengths.sum()),
-    }
-    numbers = {}
-    for level in LEVELS:
-        names = [f"{level}.{column.name}" for column in layout.numbers_of(level)]
-        numbers[level] = _matrix([columns.values[name] for name in names], sizes[level])
-    if all(f"label.{task}" in columns.values for task in layout.tasks):
-        labels = [columns.values[f"label.{task}"] for task in layout.tasks]
-    else:  # not read: all are unknown
-        labels = [pa.nulls(sizes["candidate"], pa.float32())] * len(layout.tasks)
-    return Block(
-        surface=columns.surface,
-        candidate_lengths=columns.candidate_lengths,
-        history_lengths=columns.history_lengths,
-        ids={c.key: tables[c.feature.id](columns.values[c.key]) for c in layout.ids},
-        inner=columns.inner,
-        numbers=numbers,
-        labels=_matrix(labels, sizes["candidate"]),
-        request_extras=columns.request_extras,
-        candidate_extras=columns.candidate_extras,
-    )
+Array = TypeVar("Array", bound=np.ndarray)
 
 
-def _matrix(columns: list[pa.Array], rows: int) -> np.ndarray:
-    """`[rows, columns]` float32, NaN for null."""
-    matrix = np.empty((rows, len(columns)), dtype=np.float32)
-    for index, column in enumerate(columns):
-        matrix[:, index] = floats(column)
-    return matrix
+class _Growing(Generic[Array]):
+    """An array that rows are appended to, in place."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+        self._data = np.empty(shape, dtype)
+        self._rows = 0
+
+    def extend(self, rows: int, share: float) -> np.ndarray:
+        """Room for `rows` more rows; they are about `share` of all that will come."""
+        end = self._rows + rows
+        if end > len(self._data):
+            # 5 % more than expected; memory that is never written is never taken.
+            room = max(end, int(1.05 * rows / share) if share else 0, 2 * len(self._data))
+            data = np.empty((room, *self._data.shape[1:]), self._data.dtype)
+            data[: self._rows] = self._data[: self._rows]
+            self._data = data
+        new = self._data[self._rows : end]
+        self._rows = end
+        return new
+
+    def clear(self) -> None:
+        self._rows = 0
+
+    def filled(self) -> np.ndarray:
+        return self._data[: self._rows]
 
 
-def floats(values: pa.Array) -> np.ndarray:
-    """float32, NaN for null. Zero-copy for float32 without nulls."""
-    values = values.cast(pa.float32(), safe=False)
-    return (values.fill_null(math.nan) if values.null_count else values).to_numpy()
+def numbers(column: str, values: pa.Array, place: Place) -> np.ndarray:
+    """float32, NaN for null. Reports numbers that are not finite float32 numbers."""
+    result, present = _floats(values)
+    if types.is_floating(values.type):
+        if np.count_nonzero(np.isfinite(result)) == len(values) - values.null_count:
+            return result
+        exact = values.cast(pa.float64()).fill_null(0).to_numpy()
+        finite = np.isfinite(exact)
+        fix = "write null where the number is unknown"
+        place.report(column, values, ~finite & present, "is not a finite number", fix)
+        large = finite & (np.abs(exact) > LARGEST)
+        place.report(column, values, large, "is beyond float32", "scale the column down")
+    return result
 
 
-def check_number(column: str, values: pa.Array, place: Place) -> None:
-    """Reports numbers that are not finite float32 numbers."""
-    if not types.is_floating(values.type):
-        return
-    # NaN and infinity show in the sum; so may a float64 that float32 cannot hold in the range.
-    total = pc.sum(values).as_py()
-    if total is None or (math.isfinite(total) and not types.is_float64(values.type)):
-        return
-    filled = values.cast(pa.float64()).fill_null(0).to_numpy()
-    finite = np.isfinite(filled)
-    fix = "write null where the number is unknown"
-    place.report(column, values, ~finite, "is not a finite number", fix)
-    large = finite & (np.abs(filled) > LARGEST)
-    place.report(column, values, large, "is beyond float32", "scale the column down")
+def labels(column: str, values: pa.Array, place: Place) -> np.ndarray:
+    """float32, NaN for null. Reports labels outside 0 to 1, and NaN."""
+    result, present = _floats(values)
+    known = len(values) - values.null_count
+    # Comparisons with NaN are false.
+    if np.count_nonzero((result >= 0) & (result <= 1)) != known:
+        wrong = ~((result >= 0) & (result <= 1)) & present
+        fix = "write a label between 0 and 1, or null where it is unknown"
+        place.report(column, values, wrong, "is not a label", fix)
+    return result
 
 
-def _check_label(column: str, values: pa.Array, place: Place) -> None:
-    if types.is_boolean(values.type) or len(values) == values.null_count:
-        return
-    lowest, highest = (x.as_py() for x in pc.min_max(values).values())
-    # A NaN shows in the sum; `min_max` passes over it.
-    finite = not types.is_floating(values.type) or math.isfinite(pc.sum(values).as_py())
-    if finite and lowest >= 0 and highest <= 1:
-        return
-    filled = values.cast(pa.float64()).fill_null(0).to_numpy()
-    wrong = ~((filled >= 0) & (filled <= 1))
-    fix = "write a label between 0 and 1, or null where it is unknown"
-    place.report(column, values, wrong, "is not a label", fix)
+def _floats(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Values as float32, NaN for null, and the mask of those that are not null."""
+    present = valid(values)
+    raw = values.cast(pa.float32(), safe=False)
+    data = np.frombuffer(raw.buffers()[1], np.float32)[raw.offset : raw.offset + len(raw)]
+    if not values.null_count:
+        return data, present
+    # Several times as fast as Arrow's `fill_null`, which goes from null to null.
+    return np.where(present, data, np.float32(np.nan)), present
+
+
+def _join(tables: list[pa.Table | None]) -> pa.Table | None:
+    return None if tables[0] is None else pa.concat_tables(tables, promote_options="permissive")

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import types
 
 from recsys.config import TableConfig
+from recsys.data.columns import valid
 from recsys.data.faults import Place
 from recsys.data.hashing import splitmix64, xxh64
 from recsys.data.layout import Layout
@@ -19,6 +19,8 @@ from recsys.errors import UserError
 SPARSEST = 16
 # Rows are kept in the narrowest of these that holds them.
 DTYPES = tuple(map(np.dtype, (np.uint8, np.uint16, np.int32, np.int64)))
+# Ids that are encoded at a time: they stay in the processor's cache meanwhile.
+CHUNK = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +47,16 @@ class Vocabulary:
 
     @cached_property
     def _dense(self) -> tuple[int, np.ndarray] | None:
-        """(lowest id, row of each id from there on, ending with a 0), or None if too sparse."""
+        """(an id below the lowest, the rows of it and of all from there on to one above the
+        highest), or None if that is too sparse."""
         if self.strings or not len(self.ids):
             return None
-        low, high = int(self._keys.min()), int(self._keys.max())
-        if high - low > SPARSEST * len(self.ids) + 65536:
+        below, above = int(self._keys.min()) - 1, int(self._keys.max()) + 1
+        if above - below > SPARSEST * len(self.ids) + 65536:
             return None
-        rows = np.zeros(high - low + 2, dtype=np.int64)
-        rows[self._keys - low] = np.arange(1, len(self.ids) + 1)
-        return low, rows
+        rows = np.zeros(above - below + 1, dtype=narrowest(len(self.ids)))
+        rows[self._keys - below] = np.arange(1, len(self.ids) + 1)
+        return below, rows
 
     @property
     def sparse(self) -> bool:
@@ -63,10 +66,9 @@ class Vocabulary:
     def rows(self, keys: np.ndarray) -> np.ndarray:
         """Rows of int64 ids, or of the hashes of strings, viewed as int64; 0 if unknown."""
         if self._dense is not None:
-            low, rows = self._dense
-            # As unsigned numbers, ids below the lowest are large ones too.
-            index = (keys - low).view(np.uint64)
-            return rows[np.minimum(index, np.uint64(len(rows) - 1)).view(np.int64)]
+            below, rows = self._dense
+            # Clipping takes an id beyond either end to the row 0 there.
+            return rows.take(keys - below, mode="clip")
         known, rows = self._sorted
         if not len(known):
             return np.zeros(len(keys), dtype=np.int64)
@@ -83,38 +85,35 @@ class TableEncoder:
         self.name = name
         self.table = table
         self.vocabulary = vocabulary
-        self.dtype = next(d for d in DTYPES if table.rows <= np.iinfo(d).max)
+        self.dtype = narrowest(table.rows)
 
-    def __call__(self, ids: pa.Array) -> np.ndarray:
-        """Rows of `ids`: integers, strings or a dictionary of strings, nulls allowed.
+    def encode(self, ids: pa.Array, out: np.ndarray, column: str, place: Place) -> None:
+        """Writes the rows of `ids`, the values of `column`, to `out`, of this table's `dtype`.
 
-        The result is of the table's `dtype`. With `encode: none` the ids must have passed `check`.
+        `ids` are integers, strings or a dictionary of strings, nulls allowed. Reports ids beyond a
+        table with `encode: none` to `place`.
         """
-        if not types.is_integer(ids.type):
-            return self._by_dictionary(ids)
-        ids = ids.cast(pa.int64())
-        if self.table.encode == "none":
-            rows = _numpy(ids, -1).astype(self.dtype)
-            rows += self.dtype.type(1)
-            return rows
-        if self.vocabulary is not None and self.vocabulary.sparse:
-            return self._by_dictionary(ids)
-        rows = self._rows(_numpy(ids, 0))
-        if ids.null_count:
-            rows[ids.is_null().to_numpy(zero_copy_only=False)] = 0
-        return rows.astype(self.dtype)
-
-    def check(self, column: str, ids: pa.Array, place: Place) -> None:
-        """Reports ids beyond a table with `encode: none`."""
-        if self.table.encode != "none" or len(ids) == ids.null_count:
+        if not types.is_integer(ids.type) or (self.vocabulary and self.vocabulary.sparse):
+            out[:] = self._by_dictionary(ids)
             return
-        lowest, highest = pc.min_max(ids).values()
-        if lowest.as_py() < 0 or highest.as_py() >= self.table.rows:
-            filled = ids.cast(pa.int64()).fill_null(0).to_numpy()
-            wrong = (filled < 0) | (filled >= self.table.rows)
+        values, beyond = integers(ids), False
+        for start in range(0, len(values), CHUNK):
+            chunk, rows = values[start : start + CHUNK], out[start : start + CHUNK]
+            if self.table.encode == "none":
+                # As unsigned numbers, negative ids are the largest.
+                beyond |= bool(chunk.view(np.uint64).max() >= self.table.rows)
+                np.copyto(rows, chunk, casting="unsafe")
+                rows += self.dtype.type(1)
+            else:
+                rows[:] = self._rows(chunk)
+        if ids.null_count:
+            out *= valid(ids)
+        if beyond:  # or what is under a null, which may be any value
+            wrong = ((values < 0) | (values >= self.table.rows)) & valid(ids)
             table = f"tables.{self.name}"
             problem = f"is beyond the table: {table}.rows is {self.table.rows}"
-            place.report(column, ids, wrong, problem, f"raise it, or set {table}.encode: hash")
+            fix = f"raise it, or set {table}.encode: hash"
+            place.report(column, ids, wrong, problem, fix)
 
     def _by_dictionary(self, ids: pa.Array) -> np.ndarray:
         """Encodes each distinct id once."""
@@ -122,15 +121,16 @@ class TableEncoder:
             ids = ids.dictionary_encode()
         unique = ids.dictionary
         if types.is_integer(unique.type):
-            rows = self._rows(_numpy(unique.cast(pa.int64()), 0))
+            rows = self._rows(integers(unique))
         elif self.vocabulary is not None:
             rows = self.vocabulary.rows(xxh64(unique).view(np.int64))
         else:
             rows = self._bucket(xxh64(unique))
-        rows = np.append(rows, 0).astype(self.dtype)
         if unique.null_count:
-            rows[:-1][unique.is_null().to_numpy(zero_copy_only=False)] = 0
-        return rows.take(_numpy(ids.indices, len(unique)))
+            rows[~valid(unique)] = 0
+        rows = np.append(rows, 0)
+        # The index of a null is taken to be the last one.
+        return rows.take(np.where(valid(ids), integers(ids.indices), len(unique)))
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         """Rows of int64 ids."""
@@ -169,6 +169,12 @@ def table_encoders(
     }
 
 
-def _numpy(array: pa.Array, null: int) -> np.ndarray:
-    """An integer array with `null` in place of nulls; no copy if there are none."""
-    return (array.fill_null(null) if array.null_count else array).to_numpy()
+def narrowest(rows: int) -> np.dtype:
+    """The type of rows 0 to `rows`."""
+    return next(dtype for dtype in DTYPES if rows <= np.iinfo(dtype).max)
+
+
+def integers(array: pa.Array) -> np.ndarray:
+    """The int64 values of an integer array, without a copy if they are that; any under a null."""
+    array = array.cast(pa.int64())
+    return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array)]

@@ -58,12 +58,17 @@ class Layout:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.surfaces: tuple[str, ...] = tuple(config.surfaces)
+        self.surfaces: tuple[str, ...] = tuple(config.active_surfaces)
         self.tasks: tuple[str, ...] = config.tasks
         # Without model.sequence nothing reads the history, so it is not even decoded.
         history = config.features.history if config.model.sequence else None
         self.history_length = history.length if history else 0
-        read = [each for each in config.features if history or each[0] != "history"]
+        read = [
+            (level, name, feature)
+            for level, name, feature in config.features
+            if (history or level != "history")
+            and (feature.surfaces is None or set(feature.surfaces) & set(self.surfaces))
+        ]
         self.ids: tuple[IdColumn, ...] = tuple(
             IdColumn(level, name, feature)
             for level, name, feature in read

@@ -8,12 +8,12 @@ import numpy as np
 
 from recsys.config import Config
 from recsys.data import order
-from recsys.data.assemble import assemble, empty_batch
+from recsys.data.assemble import Assembler, empty_batch
 from recsys.data.background import Background
 from recsys.data.batch import Batch
-from recsys.data.block import Block, concatenate
+from recsys.data.block import Block
 from recsys.data.cut import cut
-from recsys.data.encode import check_columns, encode
+from recsys.data.encode import BlockBuilder
 from recsys.data.encoding import table_encoders
 from recsys.data.layout import Layout
 from recsys.data.rowgroups import RowGroups
@@ -122,24 +122,24 @@ class Reader:
 
     def _windows(self) -> Iterator[tuple[Block, np.ndarray]]:
         """Decoded windows, with the rows to take of each, in order."""
+        builder = BlockBuilder(self.layout, self._tables)
+        sizes = [group.requests for group in self.split.row_groups]
         with RowGroups(self.split, self._chosen) as source:
             for window in self._order.windows(self._remaining):
-                yield concatenate([self._read(source, g) for g in window.row_groups]), window.rows
-
-    def _read(self, source: RowGroups, number: int) -> Block:
-        place = source.place(number)
-        columns = source.columns(number, place)
-        check_columns(columns, self.layout, self._tables, place)
-        return encode(columns, self.layout, self._tables)
+                builder.begin(sum(sizes[number] for number in window.row_groups))
+                for number in window.row_groups:
+                    place = source.place(number)
+                    builder.add(source.columns(number, place), place)
+                yield builder.block(), window.rows
 
     def _batches(self) -> Iterator[Batch]:
-        left = self._remaining
+        left, assemble = self._remaining, Assembler(self.layout)
         blocks = cut(self._windows(), self.batch_candidates)
         with Background(blocks, 1, "recsys-windows") as windows:
             for block, bounds in windows:
                 for start, stop in pairwise(bounds):
                     left = order.drop(left, stop - start)
-                    batch = assemble(block.slice(start, stop), self.layout)
+                    batch = assemble(block.slice(start, stop))
                     batch.position = left
                     yield batch.pin_memory() if self._pin_memory else batch
                 del block

@@ -49,10 +49,10 @@ class Scorer:
 
     def __init__(self, run: RunDirectory, surface: str | None = None) -> None:
         self.config = run.config
-        if surface is not None and surface not in self.config.surfaces:
+        if surface is not None and surface not in self.config.active_surfaces:
             raise UserError(
                 f"--surface {surface}: not in {run.config_file}; "
-                f"{nearest(surface, self.config.surfaces)}"
+                f"{nearest(surface, self.config.active_surfaces)}"
             )
         self.layout = Layout(self.config)
         self.statistics = Statistics.load(run.statistics)
@@ -131,7 +131,7 @@ def evaluate(
         for batch, logits in scorer.scores(split, labels=True, show=split if show else None):
             rows = scorer.columns(batch, logits)
             writer.append({**rows, **_evaluation_columns(config, batch, logits, rows)})
-    surfaces = [surface] if surface else list(config.surfaces)
+    surfaces = [surface] if surface else list(config.active_surfaces)
     metrics = evaluate_predictions(folder, tasks=list(config.tasks), surfaces=surfaces)
     return {**metrics, "split": split}
 

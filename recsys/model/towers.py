@@ -43,7 +43,7 @@ class Tower(nn.Module):
         trunk_features: width of the trunk's output x.
         experts: number of experts.
         expert_features: width of an expert's output.
-        fusions: late-fusion modules with the names of their inputs.
+        fusions: late-fusion modules with the names of their inputs, each of `expert_features`.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Tower(nn.Module):
         trunk_features: int,
         experts: int,
         expert_features: int,
-        fusions: Sequence[tuple[Sequence[str], nn.Module]] = (),
+        fusions: Sequence[tuple[Sequence[str], LateFusion]] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.gate = Gate(trunk_features, len(tasks), experts)
         self.fusion_inputs = [tuple(inputs) for inputs, _ in fusions]
-        self.fusions = nn.ModuleList(LateFusion(m, expert_features) for _, m in fusions)
+        self.fusions = nn.ModuleList(fusion for _, fusion in fusions)
         self.stem = mlp(expert_features, config.stem, config.dropout)
         stem_features = config.stem[-1] if config.stem else expert_features
         self.branches = nn.ModuleDict(

@@ -1,6 +1,8 @@
 """One model for every surface."""
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,10 +15,21 @@ from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
 from recsys.model.modules import build_module
 from recsys.model.numbers import NumberTransforms
 from recsys.model.sequence import History
-from recsys.model.towers import Tower
+from recsys.model.towers import LateFusion, Tower
 from recsys.model.trunk import Trunk, TrunkOutput
 
 SHARED = "shared"
+
+
+@contextmanager
+def own_random_numbers(name: str) -> Iterator[None]:
+    """Draws inside come from a stream of their own, seeded by `name` and the seed in use.
+
+    Adding a late-fusion module then leaves the initial weights of everything else as they are.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() ^ zlib.crc32(name.encode()))
+        yield
 
 
 class SurfaceTower(nn.Module):
@@ -44,23 +57,19 @@ class SurfaceTower(nn.Module):
                 widths[each] = config.tables[feature.id].dim
             else:
                 widths[each] = len(self._numbers(each).columns_of(each))
+        fusions = []
+        for at, module in enumerate(modules):
+            where = f"surfaces.{name}.tower.modules[{at}]"
+            with own_random_numbers(where):
+                built = build_module(module, {i: widths[i] for i in module.inputs}, where)
+                fusions.append((module.inputs, LateFusion(built, trunk.experts.out_features)))
         self.tower = Tower(
             surface.tower,
             list(surface.tasks),
             config.model.projection.width,
             trunk.experts.count,
             trunk.experts.out_features,
-            [
-                (
-                    module.inputs,
-                    build_module(
-                        module,
-                        {i: widths[i] for i in module.inputs},
-                        f"surfaces.{name}.tower.modules[{at}]",
-                    ),
-                )
-                for at, module in enumerate(modules)
-            ],
+            fusions,
         )
 
     def _numbers(self, name: str) -> NumberTransforms:
@@ -198,7 +207,7 @@ def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
     """The whole model of a configuration; in one process on ordinary tensors unless told."""
     layout = lookup.layout if lookup is not None else Layout(config)
     trunk = Trunk(layout, config.model)
-    surfaces = dict(config.surfaces)
+    surfaces = dict(config.active_surfaces)
     if config.model.towers == "shared":
         first = next(iter(surfaces.values()))
         tasks = dict.fromkeys(config.tasks, 1.0)

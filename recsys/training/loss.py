@@ -30,13 +30,13 @@ class CellLoss:
     def __init__(self, config: Config, device: torch.device, world: int = 1) -> None:
         self.world = world
         self.per_task = config.training.loss == "task"
-        self.weights = torch.zeros(len(config.surfaces), len(config.tasks), device=device)
-        for s, surface in enumerate(config.surfaces.values()):
+        self.weights = torch.zeros(len(config.active_surfaces), len(config.tasks), device=device)
+        for s, surface in enumerate(config.active_surfaces.values()):
             for task, weight in surface.tasks.items():
                 self.weights[s, config.tasks.index(task)] = surface.weight * weight
         # [S, T], which cells exist.
         self.exists = torch.zeros_like(self.weights, dtype=torch.bool)
-        for s, surface in enumerate(config.surfaces.values()):
+        for s, surface in enumerate(config.active_surfaces.values()):
             for task in surface.tasks:
                 self.exists[s, config.tasks.index(task)] = True
 
@@ -79,7 +79,7 @@ def describe_fault(
     if not len(bad):
         return "the weighted sum of all cells"
     s, t = (int(i) for i in bad[0])
-    names: Sequence[str] = list(config.surfaces)
+    names: Sequence[str] = list(config.active_surfaces)
     rows = ((surface_index == s) & ~logits[:, t].isfinite()).nonzero()
     row = int(rows[0]) if len(rows) else -1
     value = f", logit {float(logits[row, t])}, label {float(labels[row, t])}" if row >= 0 else ""

@@ -283,7 +283,7 @@ class _Window:
                 for t, task in enumerate(config.tasks)
                 if counts[s][t]
             }
-            for s, surface in enumerate(config.surfaces)
+            for s, surface in enumerate(config.active_surfaces)
         }
         progress = self.trainer.progress
         record = {

@@ -176,10 +176,10 @@ def surface_names(count: int) -> tuple[str, ...]:
 def _surfaces(options: SimulateOptions, rng: np.random.Generator) -> Surfaces:
     count = options.surfaces
     names = surface_names(count)
-    share = np.array([0.40, 0.30, 0.30] + [0.2] * max(0, count - 3))[:count]
+    share = np.array([0.38, 0.30, 0.32] + [0.2] * max(0, count - 3))[:count]
     share /= share.sum()
     # Extra candidates beyond the first, relative to the mean: `candidates` stays the mean.
-    extra = np.array([1.25, 0.95, 0.72, *rng.uniform(0.5, 1.5, max(0, count - 3))])[:count]
+    extra = np.array([1.25, 0.95, 0.75, *rng.uniform(0.5, 1.5, max(0, count - 3))])[:count]
     extra /= (share * extra).sum()
     click = np.zeros((count, len(TERMS)))
     second = np.zeros((count, len(TERMS)))

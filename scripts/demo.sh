@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# One model trained on every surface's logs, and its metrics per surface and task.
+#
+#   scripts/demo.sh                simulated logs, whose best reachable metrics are known
+#   RAW=DIR scripts/demo.sh        the official KuaiRand-Pure files
+#
+# DEMO=DIR        where to work (default: demo)
+# REQUESTS=N      how many requests to simulate (default: 30000)
+# RECSYS=COMMAND  default: .venv/bin/recsys, which `make setup` installs
+set -euo pipefail
+
+raw=${RAW:-}
+if [ -n "$raw" ]; then
+  if [ ! -d "$raw" ]; then
+    echo "RAW=$raw: no such folder; give the unpacked KuaiRand-Pure folder" >&2
+    exit 2
+  fi
+  raw=$(cd "$raw" && pwd)
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+demo=${DEMO:-demo}
+recsys=${RECSYS:-.venv/bin/recsys}
+requests=${REQUESTS:-30000}
+if ! command -v "$recsys" >/dev/null; then
+  echo "$recsys: not found; run \`make setup\` first" >&2
+  exit 1
+fi
+
+step() {
+  printf '\n\033[1m%s\033[0m\n' "$1"
+  shift
+  printf '  $'
+  printf ' %q' "$@"
+  printf '\n'
+  "$@"
+}
+
+if [ -n "$raw" ]; then
+  data=$demo/kuairand
+  run=$demo/runs/kuairand
+  config=configs/kuairand.yaml
+  make_data=("$recsys" data kuairand "$raw" "$data")
+else
+  data=$demo/simulated
+  run=$demo/runs/simulated
+  config=$data/config.yaml
+  make_data=("$recsys" data simulate "$data" --requests "$requests")
+fi
+# What an earlier demo left, and nothing else.
+rm -rf "$data" "$run"
+root=(--set "data.root=$data")
+
+step "1/5  Is this machine ready?" "$recsys" doctor
+step "2/5  Logs of all surfaces as request tables" "${make_data[@]}"
+step "3/5  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
+step "4/5  One model for all surfaces" "$recsys" train "$config" --run "$run" "${root[@]}"
+step "5/5  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
+
+cat <<END
+
+The run is in $run: its resolved config, plan, checkpoints, predictions and metrics.
+What to try next:
+  .venv/bin/tensorboard --logdir $demo/runs
+  $recsys evaluate $run --split valid
+  $recsys train $config --run $demo/runs/longer ${root[*]} --set training.epochs=4
+END
+if [ -z "$raw" ]; then
+  echo "The best that any model can reach on these logs is in $data/recipe.json."
+fi

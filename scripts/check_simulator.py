@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from recsys.data.recipes.simulate import SimulateOptions, chunk_count, simulate_chunk, split_of
-from recsys.data.recipes.simulate.sessions import HISTORY_LENGTH
+from recsys.data.recipes.simulate.recent import HISTORY_LENGTH
 from recsys.data.recipes.simulate.table import request_table
 from recsys.data.recipes.simulate.world import (
     CATEGORIES,

@@ -27,6 +27,10 @@ if ! command -v "$recsys" >/dev/null; then
   exit 1
 fi
 
+# One thread: the numbers are the same on every machine with as many, and other programs on its cores
+# do not slow training down several times, as they do when two threads wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
 step() {
   printf '\n\033[1m%s\033[0m\n' "$1"
   shift

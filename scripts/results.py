@@ -1,17 +1,18 @@
 """Trains variants of an experiment over several seeds and prints their test metrics as a table.
 
-    python scripts/results.py STUDY.yaml --out results/ [--workers 2] [--only NAME …] [--json]
+    python scripts/results.py studies/kuairand.yaml --out results/kuairand [--only NAME …] [--json]
 
-A study names a config and its variants; each variant is a list of `--set` overrides:
+A study names a config and its variants:
 
     config: configs/kuairand.yaml
-    overrides: [data.root=data/kuairand]        # of every variant
+    set: [data.root=data/kuairand]              # overrides of every variant
     seeds: [1, 2, 3]
     split: test
     variants:
-      joint: []
-      history off: [model.sequence=null]
-      one model per surface: {each_surface: []}   # a model a surface, judged together
+      joint: {}
+      history off: {set: [model.sequence=null]}
+      two ranks: {ranks: 2, set: [training.batch_candidates=256]}
+      one model per surface: {each_surface: true}   # a model a surface, judged together
 
 Runs that are complete are not repeated. Every choice belongs to the valid split: this script only
 reports. Each run is `recsys train` and `recsys evaluate`; metrics are of the latter's predictions.
@@ -24,14 +25,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import yaml
 
-RECSYS = [sys.executable, "-m", "recsys.cli"]
 METRICS = ("auc", "ne")
 
 
@@ -39,67 +41,78 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def call(arguments: list[str]) -> str:
-    """Runs `recsys …` on one thread and returns its stdout; raises with its stderr if it fails."""
+def call(arguments: list[str], ranks: int = 1) -> str:
+    """Runs `recsys …`, one thread a rank, and returns its stdout; raises with its stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*RECSYS, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "recsys.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"recsys {' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
-def run_one(config: str, overrides: list[str], split: str, run: Path) -> dict[str, Any]:
-    """Metrics of one run on `split`; trains it unless that is done."""
-    found = run / f"{split}.json"
-    if not found.is_file():
-        shutil.rmtree(run, ignore_errors=True)
-        flags = [flag for each in overrides for flag in ("--set", each)]
-        call(["train", config, "--run", str(run), *flags, "--json"])
-        found.write_text(call(["evaluate", str(run), "--split", split, "--json"]))
-    return json.loads(found.read_text())
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    config: str
+    overrides: tuple[str, ...]
+    folder: Path
+    ranks: int
+    split: str
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"{self.split}.json"
+
+    def metrics(self) -> dict[str, Any]:
+        """Its metrics; trains and evaluates it unless that is done."""
+        if not self.result.is_file():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            flags = [flag for each in self.overrides for flag in ("--set", each)]
+            call(["train", self.config, "--run", str(self.folder), *flags, "--json"], self.ranks)
+            printed = call(["evaluate", str(self.folder), "--split", self.split, "--json"])
+            self.result.write_text(printed)
+        return json.loads(self.result.read_text())
 
 
-def jobs_of(
-    study: dict[str, Any], out: Path
-) -> list[tuple[str, int, list[tuple[Path, list[str]]]]]:
-    """(variant, seed, its runs with their overrides) of a study."""
-    jobs = []
+def runs_of(study: dict[str, Any], out: Path) -> dict[str, list[list[Run]]]:
+    """Variant → for each seed, the runs that are judged together."""
     surfaces = list(yaml.safe_load(Path(study["config"]).read_text())["surfaces"])
+    found: dict[str, list[list[Run]]] = {}
     for name, variant in study["variants"].items():
         for seed in study["seeds"]:
-            each = isinstance(variant, dict)
-            own = variant["each_surface"] if each else variant
-            common = [*study.get("overrides", []), *own, f"training.seed={seed}"]
-            folder = out / slug(name)
-            if each:
-                runs = [
-                    (folder / f"{surface}-seed{seed}", [*common, f"data.surfaces=[{surface}]"])
-                    for surface in surfaces
+            common = (*study["set"], *variant.get("set", ()), f"training.seed={seed}")
+            parts = {"": common}
+            if variant.get("each_surface"):
+                parts = {f"{s}-": (*common, f"data.surfaces=[{s}]") for s in surfaces}
+            found.setdefault(name, []).append(
+                [
+                    Run(
+                        study["config"],
+                        overrides,
+                        out / slug(name) / f"{part}seed{seed}",
+                        variant.get("ranks", 1),
+                        study["split"],
+                    )
+                    for part, overrides in parts.items()
                 ]
-            else:
-                runs = [(folder / f"seed{seed}", common)]
-            jobs.append((name, seed, runs))
-    return jobs
+            )
+    return found
 
 
-def judge(runs: list[Path], split: str) -> dict[str, Any]:
+def judge(runs: list[Run]) -> dict[str, Any]:
     """Metrics of the predictions of several runs together."""
     from recsys.evaluation.predictions import evaluate_predictions
 
     if len(runs) == 1:
-        return json.loads((runs[0] / f"{split}.json").read_text())
-    together = runs[0].parent / f".together-{runs[0].name}"
-    shutil.rmtree(together, ignore_errors=True)
-    together.mkdir()
-    for number, run in enumerate(runs):
-        for part in (run / "predictions" / split).glob("*.parquet"):
-            shutil.copy(part, together / f"{number}-{part.name}")
-    try:
+        return runs[0].metrics()
+    with tempfile.TemporaryDirectory() as together:
+        for number, run in enumerate(runs):
+            for part in (run.folder / "predictions" / run.split).glob("*.parquet"):
+                shutil.copy(part, Path(together) / f"{number}-{part.name}")
         return evaluate_predictions(together)
-    finally:
-        shutil.rmtree(together)
 
 
 def cells(metrics: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
@@ -140,28 +153,21 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    study = yaml.safe_load(options.study.read_text())
+    study = {"set": [], "split": "test", **yaml.safe_load(options.study.read_text())}
     if options.only:
         study["variants"] = {name: study["variants"][name] for name in options.only}
-    study["overrides"] = [*study.get("overrides", []), *options.overrides]
-    split = study.get("split", "test")
-    jobs = jobs_of(study, options.out)
+    study["set"] = [*study["set"], *options.overrides]
+    variants = runs_of(study, options.out)
+    every = [run for seeds in variants.values() for runs in seeds for run in runs]
     with ThreadPoolExecutor(options.workers) as pool:
-        started = [
-            pool.submit(run_one, study["config"], overrides, split, run)
-            for _, _, runs in jobs
-            for run, overrides in runs
-        ]
-        for done in started:
+        for done in [pool.submit(run.metrics) for run in every]:
             done.result()
-    results: dict[str, list[dict[str, Any]]] = {}
-    for name, _, runs in jobs:
-        results.setdefault(name, []).append(judge([run for run, _ in runs], split))
+    results = {name: [judge(runs) for runs in seeds] for name, seeds in variants.items()}
     if options.json:
         print(json.dumps(results))
         return
     for metric in METRICS:
-        print(f"\n{metric.upper()}, {split} split, mean of {len(study['seeds'])} seeds\n")
+        print(f"\n{metric.upper()}, {study['split']} split, mean of {len(study['seeds'])} seeds\n")
         print(table(results, metric))
 
 

@@ -150,7 +150,7 @@ def test_a_process_that_dies_is_reported_and_the_rest_goes_on(tmp_path):
     for name, body in {
         "dies": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
         "leaves": "import os; os._exit(3)",
-        "raises": "raise OSError('libfoo.so:\\n not found')",
+        "raises": "raise OSError('not loaded:\\n libfoo.so') from OSError('no libbar.so')",
         "wants": "import not_there.at_all",
         "fine": "",
     }.items():
@@ -167,7 +167,7 @@ def test_a_process_that_dies_is_reported_and_the_rest_goes_on(tmp_path):
     }  # fmt: skip
     assert "SIGSEGV" in found["dies"]["error"]
     assert "code 3" in found["leaves"]["error"]
-    assert found["raises"]["error"] == "OSError: libfoo.so: not found"
+    assert found["raises"]["error"] == "OSError: not loaded: libfoo.so: no libbar.so"
     assert found["wants"]["missing"] == "not_there"
 
 
@@ -176,17 +176,24 @@ def test_an_import_fault_is_told_once():
     broken = {"ok": False, "error": "OSError: no", "seconds": 0.1}
     versions = {"torch": "2.13.0", CUDA: None, CPU: "1.8.0"}
     imports = dict.fromkeys(MODULES, fine)
-    assert import_faults(imports, versions, triple_matches=True) == []
+    assert import_faults(imports, versions, triple_matches=True, gpus=0) == []
 
     imports |= dict.fromkeys(("fbgemm_gpu", "torchrec", "lookup"), broken)
-    [fault] = import_faults(imports, versions, triple_matches=True)
+    [fault] = import_faults(imports, versions, triple_matches=True, gpus=0)
     assert fault.what == "fbgemm_gpu does not import: OSError: no"
     assert fault.fix.endswith("--force-reinstall --no-deps fbgemm-gpu-cpu==1.8.0")
-    assert import_faults(imports, versions, triple_matches=False) == []
+    assert import_faults(imports, versions, triple_matches=False, gpus=0) == []
+
+    cuda = {"torch": "2.13.0", CUDA: "1.8.0", CPU: None}
+    [fault] = import_faults(imports, cuda, triple_matches=True, gpus=0)
+    assert "no GPU is found here" in fault.what
+    assert fault.fix.endswith("install fbgemm-gpu-cpu==1.8.0")
+    [fault] = import_faults(imports, cuda, triple_matches=True, gpus=1)
+    assert fault.fix.endswith("--force-reinstall --no-deps fbgemm-gpu==1.8.0")
 
     missing = {**broken, "missing": "tensordict"}
     imports = dict.fromkeys(MODULES, fine) | {"torchrec": missing, "lookup": missing}
-    [fault] = import_faults(imports, versions, triple_matches=True)
+    [fault] = import_faults(imports, versions, triple_matches=True, gpus=0)
     assert "tensordict is not installed" in fault.what
     assert "install tensordict==" in fault.fix
 

@@ -16,8 +16,10 @@ class TwoRanks:
     """
 
     def __init__(self) -> None:
+        self._ranks: list[tuple[Any, Connection]] = []
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._ranks = []
         for rank in range(2):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(rank, there), daemon=True)
@@ -30,7 +32,8 @@ class TwoRanks:
 
         Raises `AssertionError` with the traceback of a rank that failed, or if one hangs.
         """
-        assert self._ranks, "a function failed before: the ranks are gone"
+        if not self._ranks:  # at first, and after a failure
+            self._start()
         port = _free_port()
         for _, connection in self._ranks:
             connection.send((function, arguments, port))

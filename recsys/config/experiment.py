@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -9,7 +10,7 @@ from recsys.config.data import DataConfig
 from recsys.config.evaluation import EvaluationConfig
 from recsys.config.features import FeaturesConfig, IdFeature, TableConfig
 from recsys.config.model import ModelConfig
-from recsys.config.section import Section
+from recsys.config.section import NullsLeftOut, Section
 from recsys.config.sharding import ShardingConfig
 from recsys.config.surfaces import SurfaceConfig
 from recsys.config.training import TrainingConfig
@@ -36,7 +37,9 @@ class Config(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Of the run: `runs/NAME` by default"
     )
     data: DataConfig = Field(description="Where the request tables are")
-    tables: dict[str, TableConfig] = Field(description="Embedding tables")
+    tables: Annotated[dict[str, TableConfig], NullsLeftOut] = Field(
+        description="Embedding tables; one that is null is left out"
+    )
     features: FeaturesConfig = Field(description="Inputs of the model")
     surfaces: dict[str, SurfaceConfig] = Field(min_length=1, description="Product surfaces")
     model: ModelConfig = Field(ModelConfig(), description="The shared trunk")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from recsys.config.section import Section
+from recsys.config.section import NullsLeftOut, Section
 
 Level = Literal["request", "candidate", "history"]
 Transform = Literal["none", "log1p", "standard", "rank"]
@@ -54,9 +54,10 @@ class IdFeature(Section):
 class NumberFeature(Section):
     """`{number: TRANSFORM}` – a number, given to the model under one or more transforms.
 
-    none: as it is. log1p: sign(x)·log(1 + |x|). standard: (x − mean) / std, clipped to ±4.
-    rank: the share of train values below x, scaled to [−1, 1]. A null becomes 0 under every
-    transform and sets a missing indicator. Means and ranks are fitted on the train split.
+    none: as it is. standard: (x − mean) / std, clipped to ±4. log1p: sign(x)·log(1 + |x|), then
+    standardised and clipped likewise. rank: the share of train values below x, scaled to [−1, 1].
+    A null becomes 0 under every transform and sets a missing indicator. All is fitted on the train
+    split.
     """
 
     number: tuple[Transform, ...] = Field(
@@ -91,7 +92,9 @@ class HistoryConfig(Section):
     """`features.history:` – what the user did before the request, oldest first."""
 
     length: int = Field(50, ge=1, description="Latest events kept of each request")
-    fields: dict[str, Feature] = Field(min_length=1, description="Of each event; single-valued")
+    fields: Annotated[dict[str, Feature], NullsLeftOut] = Field(
+        min_length=1, description="Of each event; single-valued"
+    )
 
     @model_validator(mode="after")
     def _fields_are_single_and_shared(self) -> "HistoryConfig":
@@ -104,13 +107,16 @@ class HistoryConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """`features:` – three lists: of the request, of each candidate, of each past event."""
+    """`features:` – three lists: of the request, of each candidate, of each past event.
 
-    request: dict[str, Feature] = Field(
+    A feature that is null is left out: `--set features.request.user_id=null` takes one away.
+    """
+
+    request: Annotated[dict[str, Feature], NullsLeftOut] = Field(
         default_factory=dict, description="Columns of the request: user and context"
     )
     history: HistoryConfig | None = Field(None, description="Fields of the `history` structs")
-    candidate: dict[str, Feature] = Field(
+    candidate: Annotated[dict[str, Feature], NullsLeftOut] = Field(
         default_factory=dict, description="Fields of the `candidates` structs; at least one"
     )
 

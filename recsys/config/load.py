@@ -6,7 +6,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -32,13 +32,16 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path}: not readable as YAML: {_one_line(error)}") from None
     except OSError as error:  # OmegaConf's too, for a file that is neither a mapping nor a list
         raise UserError(f"{path}: not readable: {_one_line(error)}") from None
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path}: is not a mapping of keys; see docs/configuration.md")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UserError(f"--set {override}: write it as key.path=value")
         try:
             OmegaConf.update(tree, key, yaml.safe_load(value), merge=False, force_add=True)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+            # The latter two are OmegaConf's for a list that is given a name as its index.
             raise UserError(f"--set {override}: {_one_line(error)}") from None
     try:
         document = OmegaConf.to_container(tree, resolve=True)
@@ -81,6 +84,8 @@ def _explain(error: ErrorDetails) -> str:
         return f"{key}: missing; add this key"
     if kind == "value_error":
         return f"{key}: {message}" if key else message
+    if kind == "too_short":
+        return f"{key}: is empty; give at least one"
     if kind in ("model_type", "dict_type"):
         message = "should be a mapping of keys"
     return f"{key}: {_shortened(repr(error['input']))}: {message}"
@@ -96,18 +101,28 @@ def _walk(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
     Returns the path as a user writes it, `surfaces.search.tower.modules[0].inputs`, and the keys
     that are known where its last part stands.
     """
-    path, here = "", Config
+    path = ""
+    here: Any = Config
     siblings: list[str] = []
     for part in location:
-        tagged = _tagged(here)
+        if part == "[key]":  # the key itself is wrong, for example a number
+            break
+        here = _required(here)
+        tagged, fields = _tagged(here), _fields(here)
         if part in tagged:
             here = tagged[str(part)]  # the tag of a union, which no user wrote
             continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        fields = _fields(here)
+        path += f"[{part}]" if get_origin(here) is tuple else f".{part}"
         siblings = list(fields)
         here = fields[str(part)] if part in fields else _element(here)
     return path.removeprefix("."), siblings
+
+
+def _required(annotation: Any) -> Any:
+    """`X` of `X | None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next(option for option in get_args(annotation) if option is not NoneType)
+    return annotation
 
 
 def _tagged(annotation: Any) -> dict[str, Any]:
@@ -119,17 +134,14 @@ def _tagged(annotation: Any) -> dict[str, Any]:
 
 
 def _fields(annotation: Any) -> dict[str, Any]:
-    """Key → type of a section, which may be optional."""
-    for option in (annotation, *get_args(annotation)):
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            fields = option.model_fields.items()
-            return {field.alias or name: field.annotation for name, field in fields}
-    return {}
+    """Key → type of a section."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return {}
+    fields = annotation.model_fields.items()
+    return {field.alias or name: field.annotation for name, field in fields}
 
 
 def _element(annotation: Any) -> Any:
     """The type of the values of a dict, or of the elements of a tuple."""
-    arguments = [a for a in get_args(annotation) if a not in (Ellipsis, NoneType)]
-    if get_origin(annotation) in (Union, UnionType):
-        return _element(arguments[0])
+    arguments = [option for option in get_args(annotation) if option is not Ellipsis]
     return arguments[-1] if arguments else None

@@ -1,9 +1,22 @@
 """The base of every section of the configuration."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each for key, each in value.items() if each is not None}
+    return value
+
+
+# On a map from names: an entry that is null is left out, so that `--set features.request.x=null`
+# takes away one feature.
+NullsLeftOut = BeforeValidator(_without_nulls)

@@ -33,7 +33,7 @@ class Background(Generic[Item]):
             self._thread.start()
         with self._state:
             self._state.wait_for(lambda: self._ready or self._finished or self._closed)
-            if self._ready:
+            if self._ready and not self._closed:
                 self._room += 1
                 self._state.notify_all()
                 return self._ready.popleft()
@@ -46,10 +46,10 @@ class Background(Generic[Item]):
         """Stops the thread and waits for it."""
         with self._state:
             self._closed = True
-            self._ready.clear()
             self._state.notify_all()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread.ident is not None:
             self._thread.join()
+        self._ready.clear()
 
     def __enter__(self) -> "Background[Item]":
         return self

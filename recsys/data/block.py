@@ -1,7 +1,6 @@
 """Encoded requests as flat numpy columns, and the selection of any of them in any order."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.config.features import Level
-from recsys.data.columns import ragged_index
+from recsys.data.gather import Gather
 
 LEVELS: tuple[Level, ...] = ("request", "candidate", "history")
 
@@ -53,45 +52,35 @@ class Block:
 
     def select(self, rows: np.ndarray) -> "Block":
         """The requests `rows`, in that order."""
-        chosen = pa.array(rows)
-        candidates, history = self.candidate_offsets, self._history_offsets
-        offsets = {"candidate": candidates, "history": history}
+        candidates = self.candidate_offsets
+        take_candidates = Gather(candidates, rows)
+        take: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "request": lambda values: values.take(rows, axis=0),
+            "candidate": take_candidates,
+            "history": Gather(self._history_offsets, rows),
+        }
         ids, inner = {}, {}
         for key, values in self.ids.items():
             level = key.partition(".")[0]
             if key in self.inner:
-                of_request = self._inner_offsets[key]
-                if level == "candidate":
-                    inner[key] = _take_lists(self.inner[key], candidates, chosen)
-                    of_request = of_request.take(candidates)
-                else:
-                    inner[key] = self.inner[key].take(rows)
-                ids[key] = _take_lists(values, of_request, chosen)
-            elif level == "request":
-                ids[key] = values.take(rows)
+                inner[key] = take[level](self.inner[key])
+                offsets = self._inner_offsets[key]
+                by_request = offsets.take(candidates) if level == "candidate" else offsets
+                ids[key] = Gather(by_request, rows)(values)
             else:
-                ids[key] = _take_lists(values, offsets[level], chosen)
-        numbers = {
-            level: values.take(rows, axis=0)
-            if level == "request"
-            else _take_lists(values, offsets[level], chosen)
-            for level, values in self.numbers.items()
-        }
-        request_extras = candidate_extras = None
-        if self.request_extras is not None and self.candidate_extras is not None:
-            request_extras = self.request_extras.take(chosen)
-            index = ragged_index(candidates.take(rows), self.candidate_lengths.take(rows))
-            candidate_extras = self.candidate_extras.take(pa.array(index))
+                ids[key] = take[level](values)
+        extras = self.candidate_extras  # the index is made for these, or for short lists
+        extras = None if extras is None else _take(extras, take_candidates.index)
         return Block(
             surface=self.surface.take(rows),
             candidate_lengths=self.candidate_lengths.take(rows),
             history_lengths=self.history_lengths.take(rows),
             ids=ids,
             inner=inner,
-            numbers=numbers,
-            labels=_take_lists(self.labels, candidates, chosen),
-            request_extras=request_extras,
-            candidate_extras=candidate_extras,
+            numbers={level: take[level](values) for level, values in self.numbers.items()},
+            labels=take_candidates(self.labels),
+            request_extras=_take(self.request_extras, rows),
+            candidate_extras=extras,
         )
 
     def slice(self, start: int, stop: int) -> "Block":
@@ -146,24 +135,8 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def _take_lists(values: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> np.ndarray:
-    """values[offsets[r] : offsets[r + 1]] of each of `rows`, one after the other.
-
-    Arrow takes whole strings of bytes, which is 3 to 10 times as fast as numpy taking one element
-    after the other from memory that is in no cache.
-    """
-    width = math.prod(values.shape[1:])
-    if not width:
-        return np.empty((int(np.diff(offsets)[rows.to_numpy()].sum()), 0), values.dtype)
-    kind, index = pa.binary(), np.dtype(np.int32)
-    if values.nbytes > np.iinfo(index).max:
-        kind, index = pa.large_binary(), np.dtype(np.int64)
-    ends = (offsets * (values.itemsize * width)).astype(index, copy=False)
-    data = [None, pa.py_buffer(ends), pa.py_buffer(values.reshape(-1))]
-    _, ends, taken = pa.Array.from_buffers(kind, len(offsets) - 1, data).take(rows).buffers()
-    size = int(np.frombuffer(ends, index)[len(rows)])
-    flat = np.frombuffer(taken, values.dtype, size // values.itemsize)
-    return flat.reshape(-1, *values.shape[1:])
+def _take(table: pa.Table | None, rows: np.ndarray) -> pa.Table | None:
+    return None if table is None else table.take(pa.array(rows))
 
 
 def _slice(table: pa.Table | None, where: slice) -> pa.Table | None:

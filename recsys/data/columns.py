@@ -68,8 +68,10 @@ def flatten(table: pa.Table, chosen: Projection, place: Place) -> Columns:
     for task in layout.tasks if chosen.labels else ():
         columns.values[f"label.{task}"] = _child(fields["candidate"], task)
     if chosen.request_extras or chosen.candidate_extras:
-        columns.request_extras = table.select(chosen.request_extras)
-        extras = {name: _child(fields["candidate"], name) for name in chosen.candidate_extras}
+        extras = {name: _decoded(_array(table, name)) for name in chosen.request_extras}
+        columns.request_extras = pa.table(extras)
+        candidate = fields["candidate"] if chosen.candidate_extras else None
+        extras = {name: _decoded(_child(candidate, name)) for name in chosen.candidate_extras}
         columns.candidate_extras = pa.table(extras)
     return columns
 
@@ -121,6 +123,10 @@ def _array(table: pa.Table, name: str) -> pa.Array:
         return column.chunk(0)
     # An empty table has no chunk; a very long string column has several.
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _child(struct: pa.StructArray, name: str) -> pa.Array:

@@ -36,14 +36,15 @@ def cut(
         place = number * (int(surface.max(initial=0)) + 1) + surface
         # numpy sorts narrow integers by radix.
         place = place.astype(np.min_scalar_type(int(place.max(initial=0))))
-        block = block.select(rows[np.argsort(place, kind="stable")])  # noqa: PLW2901 - the window as decoded is let go
+        place = np.argsort(place, kind="stable")
+        block = block.select(rows[place])  # noqa: PLW2901 - the window as decoded is let go
         if begun is not None:
             yield _sorted(concatenate([begun, block.slice(0, bounds[1])]))
             bounds = bounds[1:]
-        begun = rest
+        begun = rest if rest.requests else None
         if len(bounds) > 1:
             yield block, bounds
-    if begun is not None and begun.requests:
+    if begun is not None:
         yield _sorted(begun)
 
 

@@ -1,17 +1,16 @@
 """Flat Arrow columns → an encoded block, every value checked on the way."""
 
-from typing import Generic, TypeVar
-
 import numpy as np
 import pyarrow as pa
+from numpy.typing import DTypeLike
 from pyarrow import types
 
 from recsys.data.block import LEVELS, Block
 from recsys.data.columns import Columns, valid
 from recsys.data.encoding import TableEncoder
 from recsys.data.faults import Place
-from recsys.data.layout import IdColumn, Layout, NumberColumn
-from recsys.data.schema import column_name, feature_key
+from recsys.data.layout import Layout
+from recsys.data.schema import Column, column_name, feature_key, features_of
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -43,7 +42,7 @@ class BlockBuilder:
     def add(self, columns: Columns, place: Place) -> None:
         """Appends a row group. Reports to `place` every value that the model could not read."""
         share = len(columns.surface) / self._requests
-        for each in (*self.layout.ids, *self.layout.numbers):
+        for each in features_of(self.layout):
             self._check_required(each, columns, place)
         for column in self.layout.ids:
             values, table = columns.values[column.key], self.tables[column.feature.id]
@@ -84,9 +83,7 @@ class BlockBuilder:
             candidate_extras=_join([p.candidate_extras for p in parts]),
         )
 
-    def _check_required(
-        self, each: IdColumn | NumberColumn, columns: Columns, place: Place
-    ) -> None:
+    def _check_required(self, each: Column, columns: Columns, place: Place) -> None:
         key = feature_key(each)
         values, only = columns.values[key], each.feature.surfaces
         if not (each.feature.required and values.null_count):
@@ -98,13 +95,10 @@ class BlockBuilder:
         place.report(column_name(each), values, null, "but the feature is required", fix)
 
 
-Array = TypeVar("Array", bound=np.ndarray)
-
-
-class _Growing(Generic[Array]):
+class _Growing:
     """An array that rows are appended to, in place."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self._data = np.empty(shape, dtype)
         self._rows = 0
 

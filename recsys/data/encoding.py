@@ -13,12 +13,11 @@ from recsys.data.columns import valid
 from recsys.data.faults import Place
 from recsys.data.hashing import splitmix64, xxh64
 from recsys.data.layout import Layout
+from recsys.data.lookup import HashIndex, narrowest
 from recsys.errors import UserError
 
 # A vocabulary of integers is a plain array if its ids are this dense; else a sorted one.
 SPARSEST = 16
-# Rows are kept in the narrowest of these that holds them.
-DTYPES = tuple(map(np.dtype, (np.uint8, np.uint16, np.int32, np.int64)))
 # Ids that are encoded at a time: they stay in the processor's cache meanwhile.
 CHUNK = 16384
 
@@ -41,9 +40,8 @@ class Vocabulary:
         return not types.is_integer(self.ids.type)
 
     @cached_property
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self._keys)
-        return self._keys[order], order + 1
+    def _index(self) -> HashIndex:
+        return HashIndex(self._keys)
 
     @cached_property
     def _dense(self) -> tuple[int, np.ndarray] | None:
@@ -52,16 +50,11 @@ class Vocabulary:
         if self.strings or not len(self.ids):
             return None
         below, above = int(self._keys.min()) - 1, int(self._keys.max()) + 1
-        if above - below > SPARSEST * len(self.ids) + 65536:
+        if above - below > SPARSEST * len(self.ids) + 65536 or below < np.iinfo(np.int64).min:
             return None
         rows = np.zeros(above - below + 1, dtype=narrowest(len(self.ids)))
         rows[self._keys - below] = np.arange(1, len(self.ids) + 1)
         return below, rows
-
-    @property
-    def sparse(self) -> bool:
-        """Whether a look-up is slow, so that ids had better be looked up once each."""
-        return self._dense is None
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
         """Rows of int64 ids, or of the hashes of strings, viewed as int64; 0 if unknown."""
@@ -69,11 +62,7 @@ class Vocabulary:
             below, rows = self._dense
             # Clipping takes an id beyond either end to the row 0 there.
             return rows.take(keys - below, mode="clip")
-        known, rows = self._sorted
-        if not len(known):
-            return np.zeros(len(keys), dtype=np.int64)
-        found = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        return np.where(known[found] == keys, rows[found], 0)
+        return self._index.rows(keys)
 
 
 class TableEncoder:
@@ -93,7 +82,7 @@ class TableEncoder:
         `ids` are integers, strings or a dictionary of strings, nulls allowed. Reports ids beyond a
         table with `encode: none` to `place`.
         """
-        if not types.is_integer(ids.type) or (self.vocabulary and self.vocabulary.sparse):
+        if not types.is_integer(ids.type):
             out[:] = self._by_dictionary(ids)
             return
         values, beyond = integers(ids), False
@@ -167,11 +156,6 @@ def table_encoders(
         name: TableEncoder(name, tables[name], vocabularies.get(name))
         for name in layout.collection_of
     }
-
-
-def narrowest(rows: int) -> np.dtype:
-    """The type of rows 0 to `rows`."""
-    return next(dtype for dtype in DTYPES if rows <= np.iinfo(dtype).max)
 
 
 def integers(array: pa.Array) -> np.ndarray:

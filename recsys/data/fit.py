@@ -11,9 +11,9 @@ from recsys.config import Config
 from recsys.data.encode import numbers as check_numbers
 from recsys.data.encoding import Vocabulary
 from recsys.data.hashing import splitmix64
-from recsys.data.layout import IdColumn, Layout, NumberColumn
+from recsys.data.layout import IdColumn, Layout
 from recsys.data.rowgroups import RowGroups
-from recsys.data.schema import Projection, check_split, column_name, feature_key, projection
+from recsys.data.schema import Column, Projection, check_split, column_name, feature_key, projection
 from recsys.data.splits import Split, open_split
 from recsys.data.statistics import NumberStatistics, Statistics
 
@@ -23,11 +23,11 @@ SPARE_IDS = 4_000_000  # counted besides 4 for each row of the table
 MERGE_AT = 1_000_000  # counts of row groups that are kept apart
 
 
-def fitted(layout: Layout) -> tuple[IdColumn | NumberColumn, ...]:
+def fitted(layout: Layout) -> tuple[Column, ...]:
     """The features that need a pass over the train split."""
     tables = layout.config.tables
     ids = [column for column in layout.ids if tables[column.feature.id].encode == "vocab"]
-    numbers = [each for each in layout.numbers if {"standard", "rank"} & set(each.feature.number)]
+    numbers = [each for each in layout.numbers if set(each.feature.number) != {"none"}]
     return (*ids, *numbers)
 
 
@@ -35,7 +35,7 @@ def fit(config: Config, split: Split | None = None) -> Statistics:
     """Fits all that the configuration needs on the train split, or on `split`.
 
     Deterministic. Reads nothing if there is neither a table with `encode: vocab` nor a number under
-    `standard` or `rank`. Values are counted as the model reads them: of the surfaces that have the
+    a transform but `none`. Values are counted as the model reads them: of the surfaces that have the
     feature, of the latest `history.length` events. Raises `UserError` for wrong files and schemas
     and for numbers that are not finite.
     """

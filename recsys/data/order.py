@@ -29,13 +29,19 @@ def permutation(size: int, *seeds: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """Row groups that are in memory together, and which of their rows to take, in what order.
-
-    `rows` indexes the rows of `row_groups` laid end to end.
-    """
+    """Row groups that are in memory together, and which of their requests to take."""
 
     row_groups: tuple[int, ...]
-    rows: np.ndarray
+    size: int  # requests of all row groups
+    inside: Intervals  # those to take, in the order of the window
+    seeds: tuple[int, ...] | None  # of that order; None is the order of the files
+
+    def rows(self) -> np.ndarray:
+        """The requests to take, in order, as rows of `row_groups` laid end to end."""
+        if self.seeds is None:
+            return np.concatenate([np.arange(a, b) for a, b in self.inside])
+        order = permutation(self.size, *self.seeds)
+        return np.concatenate([order[a:b] for a, b in self.inside])
 
 
 class Order:
@@ -67,16 +73,11 @@ class Order:
         """The windows that hold `intervals` (sorted, disjoint), in order."""
         for number, groups in enumerate(self._windows):
             begin, end = self._bounds[number], self._bounds[number + 1]
-            inside = [(max(a, begin) - begin, min(b, end) - begin) for a, b in intervals]
-            inside = [(a, b) for a, b in inside if a < b]
-            if not inside:
-                continue
-            if self.shuffle:
-                order = permutation(end - begin, self.seed, self.epoch, number)
-                rows = np.concatenate([order[a:b] for a, b in inside])
-            else:
-                rows = np.concatenate([np.arange(a, b) for a, b in inside])
-            yield Window(groups, rows)
+            inside = [[max(a, begin) - begin, min(b, end) - begin] for a, b in intervals]
+            inside = [[a, b] for a, b in inside if a < b]
+            if inside:
+                seeds = (self.seed, self.epoch, number) if self.shuffle else None
+                yield Window(groups, end - begin, inside, seeds)
 
 
 def size(intervals: Intervals) -> int:

@@ -12,6 +12,7 @@ from recsys.data.assemble import Assembler, empty_batch
 from recsys.data.background import Background
 from recsys.data.batch import Batch
 from recsys.data.block import Block
+from recsys.data.columns import flatten
 from recsys.data.cut import cut
 from recsys.data.encode import BlockBuilder
 from recsys.data.encoding import table_encoders
@@ -47,9 +48,10 @@ class Reader:
         labels: False reads no labels, which need not exist then; all are unknown.
         pin_memory: of the batches, for copies to a GPU that overlap with compute.
 
-    Raises `UserError` here for files and schemas, and while iterating for values. Two threads work
-    ahead while iterating: one decodes the next window, one makes `data.prefetch_batches` batches.
-    They end with the iterator, or with `close`; the reader is a context manager.
+    Raises `UserError` here for files and schemas, and while iterating for values. Three threads
+    work ahead while iterating: one decodes the next row group, one encodes and orders the next
+    window, one makes `data.prefetch_batches` batches. They end with the iterator, or with `close`;
+    the reader is a context manager. In memory are two windows and a row group, whatever the data.
     """
 
     def __init__(
@@ -121,16 +123,20 @@ class Reader:
         self._open.close()
 
     def _windows(self) -> Iterator[tuple[Block, np.ndarray]]:
-        """Decoded windows, with the rows to take of each, in order."""
+        """Encoded windows, with the rows to take of each, in order."""
         builder = BlockBuilder(self.layout, self._tables)
-        sizes = [group.requests for group in self.split.row_groups]
-        with RowGroups(self.split, self._chosen) as source:
-            for window in self._order.windows(self._remaining):
-                builder.begin(sum(sizes[number] for number in window.row_groups))
+        windows = list(self._order.windows(self._remaining))
+        numbers = [number for window in windows for number in window.row_groups]
+        with (
+            RowGroups(self.split, self._chosen) as source,
+            Background(map(source.table, numbers), 1, "recsys-row-groups") as tables,
+        ):
+            for window in windows:
+                builder.begin(window.size)
                 for number in window.row_groups:
                     place = source.place(number)
-                    builder.add(source.columns(number, place), place)
-                yield builder.block(), window.rows
+                    builder.add(flatten(next(tables), self._chosen, place), place)
+                yield builder.block(), window.rows()
 
     def _batches(self) -> Iterator[Batch]:
         left, assemble = self._remaining, Assembler(self.layout)

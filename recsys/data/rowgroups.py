@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.columns import Columns, flatten
-from recsys.data.faults import Place
+from recsys.data.faults import Fault, Place
 from recsys.data.schema import Projection, leaf_columns, string_columns
 from recsys.data.splits import Split, readable
 
@@ -26,10 +26,10 @@ class RowGroups:
         """Row group `number` of the split, flattened; faults of its surfaces go to `place`."""
         return flatten(self.table(number), self.chosen, place)
 
-    def place(self, number: int) -> Place:
-        """Where row group `number` is."""
+    def place(self, number: int, collect: list[Fault] | None = None) -> Place:
+        """Where row group `number` is; its faults are raised, or collected."""
         group = self.split.row_groups[number]
-        return Place(self.split.show(group.file), group.index)
+        return Place(self.split.show(group.file), group.index, collect)
 
     def table(self, number: int) -> pa.Table:
         """Row group `number` as Arrow has it, strings as dictionaries."""
@@ -52,7 +52,7 @@ class RowGroups:
         source = self.split.filesystem.open_input_file(self.split.files[number])
         parquet = pq.ParquetFile(source, pre_buffer=True)
         columns = leaf_columns(parquet, self.chosen)
-        strings = string_columns(parquet.schema, columns)
+        strings = string_columns(parquet.schema, columns, self.chosen)
         if strings:
             # Which columns are strings is known only once the footer is read.
             parquet = pq.ParquetFile(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +19,21 @@ from recsys.errors import UserError
 LIST_OF = {"candidate": "candidates", "history": "history"}
 
 
-def column_name(each: IdColumn | NumberColumn) -> str:
+# Any feature of a layout.
+Column: TypeAlias = IdColumn | NumberColumn
+
+
+def features_of(layout: Layout) -> tuple[Column, ...]:
+    """The features that the model reads: ids, then numbers."""
+    return (*layout.ids, *layout.numbers)
+
+
+def column_name(each: Column) -> str:
     """A feature's column as a user knows it, for example `candidates.video_id`."""
     return each.name if each.level == "request" else f"{LIST_OF[each.level]}.{each.name}"
 
 
-def feature_key(each: IdColumn | NumberColumn) -> str:
+def feature_key(each: Column) -> str:
     """The name of a feature among all levels, for example `candidate.video_id`."""
     return f"{each.level}.{each.name}"
 
@@ -37,7 +47,7 @@ class Projection:
     """
 
     layout: Layout
-    features: tuple[IdColumn | NumberColumn, ...]
+    features: tuple[Column, ...]
     labels: bool = True
     request_extras: tuple[str, ...] = ()
     candidate_extras: tuple[str, ...] = ()
@@ -56,7 +66,7 @@ class Projection:
 def projection(layout: Layout, split: Split, *, predictions: bool, labels: bool) -> Projection:
     """The projection for a split. With `predictions`, `request_id`, `time`, the group and kept
     columns are extras, each found in the request or in the candidates."""
-    features = (*layout.ids, *layout.numbers)
+    features = features_of(layout)
     if not predictions:
         return Projection(layout, features, labels)
     schema, file = split.schemas[0], split.show(0)
@@ -93,11 +103,13 @@ def leaf_columns(parquet: pq.ParquetFile, chosen: Projection) -> list[str]:
     return found
 
 
-def string_columns(schema: pq.ParquetSchema, leaves: list[str]) -> list[str]:
-    """Those of `leaves` that hold strings: read as dictionaries, each string is made once."""
-    chosen = set(leaves)
+def string_columns(schema: pq.ParquetSchema, leaves: list[str], chosen: Projection) -> list[str]:
+    """Those of `leaves` that hold strings and are features or the surface: read as dictionaries,
+    each string is made once."""
+    extras = {*chosen.request_extras} - {each.name for each in chosen.features}
     columns = (schema.column(index) for index in range(len(schema)))
-    return [c.path for c in columns if c.path in chosen and c.logical_type.type == "STRING"]
+    strings = [c.path for c in columns if c.logical_type.type == "STRING"]
+    return [path for path in strings if path in set(leaves) - extras]
 
 
 def check_split(split: Split, chosen: Projection) -> dict[str, tuple[str, str]]:

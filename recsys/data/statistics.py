@@ -32,7 +32,7 @@ class Statistics:
     """Fitted by `fit.fit`.
 
     `vocabularies` has one for each table with `encode: vocab` (its name is the key), `numbers` one
-    for each number feature under `standard` or `rank`, by `level.name` (`candidate.duration_ms`).
+    for each number feature under a transform but `none`, by `level.name` (`candidate.duration_ms`).
     """
 
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
@@ -60,7 +60,8 @@ class Statistics:
             document = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
             vocabularies = {}
             for name in document["vocabularies"]:
-                table = pq.read_table(_vocabulary(folder, name)).sort_by("row")
+                with _vocabulary(folder, name).open("rb") as file:
+                    table = pq.read_table(file).sort_by("row")
                 vocabularies[name] = Vocabulary(table["id"].combine_chunks())
             numbers = {
                 key: NumberStatistics(found["mean"], found["std"], tuple(found["quantiles"]))

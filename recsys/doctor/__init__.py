@@ -31,7 +31,7 @@ def examine() -> dict[str, Any]:
     triple = examine_triple(Installed.here(versions, gpus=len(devices["gpus"])))
     imports = try_imports()
     faults = list(triple.faults)
-    faults += import_faults(imports, versions, triple_matches=triple.matches)
+    faults += import_faults(imports, versions, triple.matches, len(devices["gpus"]))
     if triple.matches and versions[CUDA] is not None:
         unused = unused_gpu(
             devices,

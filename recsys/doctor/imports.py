@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.doctor.fault import Fault, pip
-from recsys.doctor.triple import PINNED, RELEASES, release
+from recsys.doctor.triple import CPU, CUDA, PINNED, RELEASES, release, swap_fbgemm
 
 PROBE = Path(__file__).with_name("probe.py")
 # In this order in one process: torch is loaded once.
@@ -69,9 +69,10 @@ def import_faults(
     imports: Mapping[str, Mapping[str, Any]],
     versions: Mapping[str, str | None],
     triple_matches: bool,
+    gpus: int,
 ) -> list[Fault]:
     """A fault for each import that failed, unless another fault explains it."""
-    faults = {}
+    faults: dict[str, Fault] = {}
     broken = not triple_matches
     for module, result in imports.items():
         if result["ok"]:
@@ -84,7 +85,11 @@ def import_faults(
             broken = broken or module in TRIPLE
         elif module not in TRIPLE or not broken:
             what = "a lookup fails" if module == "lookup" else f"{module} does not import"
-            faults[module] = Fault(f"{what}: {result['error']}", _reinstall(module, versions))
+            fix = _reinstall(module, versions)
+            if module == "fbgemm_gpu" and versions[CUDA] is not None and not gpus:
+                what = f"{CUDA} is a CUDA build and no GPU is found here; it does not import"
+                fix = swap_fbgemm(CPU, _pins(versions)[2])
+            faults[module] = Fault(f"{what}: {result['error']}", fix)
             broken = module in TRIPLE  # those after it need it
     return list(faults.values())
 
@@ -106,10 +111,14 @@ def _install(module: str) -> str:
     return pip("install", name)
 
 
+def _pins(versions: Mapping[str, str | None]) -> tuple[str, str, str]:
+    return RELEASES.get(release(versions["torch"]) or "", RELEASES[PINNED])
+
+
 def _reinstall(module: str, versions: Mapping[str, str | None]) -> str:
     if module in TRIPLE:
-        torch, torchrec, fbgemm = RELEASES.get(release(versions["torch"]) or "", RELEASES[PINNED])
-        build = "fbgemm-gpu" if versions["fbgemm-gpu"] else "fbgemm-gpu-cpu"
+        torch, torchrec, fbgemm = _pins(versions)
+        build = CUDA if versions[CUDA] else CPU
         pins = {
             "torch": [f"torch=={torch}"],
             "fbgemm_gpu": [f"{build}=={fbgemm}"],

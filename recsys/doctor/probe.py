@@ -69,10 +69,10 @@ def main(names: list[str]) -> None:
             else:
                 importlib.import_module(name)
         except BaseException as error:  # whatever it is, it is what this is to find
-            found |= {
-                "ok": False,
-                "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
-            }
+            # A loader's own error names a file; what it was raised from says what is wrong with it.
+            texts = [str(each) for each in (error, error.__cause__) if each is not None]
+            message = " ".join(": ".join(texts).split())
+            found |= {"ok": False, "error": f"{type(error).__name__}: {message}"}
             if isinstance(error, ModuleNotFoundError):
                 found["missing"] = error.name
         found["seconds"] = round(time.perf_counter() - started, 2)

@@ -103,11 +103,10 @@ def _torchrec_faults(installed: Installed, torch: str, torchrec: str) -> Iterato
 def _fbgemm_faults(installed: Installed, torch: str, fbgemm: str) -> Iterator[Fault]:
     builds = {CPU: installed.fbgemm_cpu, CUDA: installed.fbgemm_cuda}
     present = {name: version for name, version in builds.items() if version is not None}
-    install = pip("install", f"{_wanted_build(installed)}=={fbgemm}")
-    # The two builds share a folder: one cannot be installed over the other.
-    swap = f"{pip('uninstall', '-y', CPU, CUDA)} && {install}"
+    wanted = _wanted_build(installed)
+    swap = swap_fbgemm(wanted, fbgemm)
     if not present:
-        yield Fault("fbgemm-gpu is not installed", install)
+        yield Fault("fbgemm-gpu is not installed", pip("install", f"{wanted}=={fbgemm}"))
         return
     if len(present) == 2:
         yield Fault(f"{CPU} and {CUDA} are both installed; each overwrote files of the other", swap)
@@ -123,6 +122,14 @@ def _fbgemm_faults(installed: Installed, torch: str, fbgemm: str) -> Iterator[Fa
             f"{installed.torch_cuda}, on a machine with a GPU",
             swap,
         )
+
+
+def swap_fbgemm(build: str, version: str) -> str:
+    """The command that leaves this build of fbgemm-gpu alone installed.
+
+    The builds share a folder: one cannot be installed over the other.
+    """
+    return f"{pip('uninstall', '-y', CPU, CUDA)} && {pip('install', f'{build}=={version}')}"
 
 
 def _wanted_build(installed: Installed) -> str:

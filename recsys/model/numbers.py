@@ -12,17 +12,22 @@ CLIP = 4.0  # standard deviations
 QUANTILES = 255
 
 
+def signed_log1p(x: Tensor) -> Tensor:
+    """sign(x) · log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
 class NumberTransforms(nn.Module):
     """The transforms of some of a level's number features.
 
     With x a raw number and NaN its absence:
 
     - `none`: x
-    - `log1p`: sign(x) · log(1 + |x|)
+    - `log1p`: sign(x) · log(1 + |x|), standardised, clipped to ±4
     - `standard`: (x − mean) / std, clipped to ±4
     - `rank`: 2 · F(x) − 1, where F is the share of fitted quantiles below x
 
-    An absent number is 0 under each transform. Each feature that may be absent adds a missing
+    The mean and std of the logarithm are those of the fitted quantiles' logarithms. An absent number is 0 under each transform. Each feature that may be absent adds a missing
     indicator. Means, stds and quantiles are buffers: they travel with the weights.
 
     Args:
@@ -32,6 +37,8 @@ class NumberTransforms(nn.Module):
 
     mean: Tensor
     std: Tensor
+    log_mean: Tensor
+    log_std: Tensor
     quantiles: Tensor
 
     def __init__(self, columns: Sequence[NumberColumn], names: Sequence[str] | None = None) -> None:
@@ -48,6 +55,8 @@ class NumberTransforms(nn.Module):
         n = len(self.columns)
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("std", torch.ones(n))
+        self.register_buffer("log_mean", torch.zeros(n))
+        self.register_buffer("log_std", torch.ones(n))
         self.register_buffer("quantiles", torch.linspace(-1, 1, QUANTILES).repeat(n, 1))
         # Output columns: the features under `none`, then under `log1p`, …, then the indicators.
         self.groups: dict[str, list[int]] = {}
@@ -81,7 +90,12 @@ class NumberTransforms(nn.Module):
             if found is not None:
                 self.mean[i] = found.mean
                 self.std[i] = found.std or 1.0
-                self.quantiles[i] = torch.as_tensor(found.quantiles, dtype=torch.float32)
+                quantiles = torch.as_tensor(found.quantiles, dtype=torch.float64)
+                self.quantiles[i] = quantiles
+                logs = signed_log1p(quantiles)
+                self.log_mean[i] = logs.mean()
+                # A number that is (nearly) always the same has no spread to divide by.
+                self.log_std[i] = logs.std(correction=0) if logs.std() > 1e-6 else 1.0
 
     def forward(self, raw: Tensor) -> Tensor:
         """`[n, number features of the level]` with NaN for null → `[n, out_features]`."""
@@ -96,7 +110,8 @@ class NumberTransforms(nn.Module):
             index = self.get_buffer(f"_{transform}")
             part = x.index_select(1, index)
             if transform == "log1p":
-                part = part.sign() * part.abs().log1p()
+                part = (signed_log1p(part) - self.log_mean[index]) / self.log_std[index]
+                part = part.clamp(-CLIP, CLIP)
             elif transform == "standard":
                 part = (part - self.mean[index]) / self.std[index]
                 part = part.clamp(-CLIP, CLIP)

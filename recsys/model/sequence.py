@@ -87,6 +87,10 @@ class HistoryEncoder(nn.Module):
 class CandidateAttention(nn.Module):
     """Each candidate attends to the encoded history of its own request.
 
+    `a = attention(q, history)`, then `[a; a ⊙ q]` with q the candidate's projection: the product
+    tells a model of additive layers at once how alike the candidate and what it found are, as in
+    DIN (Zhou et al., KDD 2018).
+
     Candidates of a request are queries against the same keys: they are padded to the most
     candidates of one request, unless requests differ so much that copying the keys for each
     candidate is cheaper.
@@ -94,11 +98,12 @@ class CandidateAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, in_features: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.out_features = 2 * dim
         self.query = nn.Linear(in_features, dim)
         self.attention = Attention(dim, heads, dropout)
 
     def forward(self, candidates: Tensor, history: History) -> Tensor:
-        """`candidates [n, in_features]` → `[n, dim]`."""
+        """`candidates [n, in_features]` → `[n, 2 · dim]`."""
         queries = self.query(candidates)
         index, most_candidates = history.request_index, history.most_candidates
         requests, n = history.tokens.shape[0], queries.shape[0]
@@ -106,10 +111,14 @@ class CandidateAttention(nn.Module):
             attended = self.attention(
                 queries.unsqueeze(1), history.tokens[index], history.mask[index]
             )
-            return attended.squeeze(1)
+            return self._with_product(attended.squeeze(1), queries)
         lengths = torch.bincount(index, minlength=requests)
         slot = index * most_candidates + positions_in_runs(lengths, n)[1]
         padded = queries.new_zeros(requests * most_candidates, queries.shape[1])
         padded = padded.index_copy(0, slot, queries).unflatten(0, (requests, most_candidates))
         attended = self.attention(padded, history.tokens, history.mask)
-        return attended.flatten(0, 1).index_select(0, slot)
+        return self._with_product(attended.flatten(0, 1).index_select(0, slot), queries)
+
+    @staticmethod
+    def _with_product(attended: Tensor, queries: Tensor) -> Tensor:
+        return torch.cat([attended, attended * queries], dim=1)

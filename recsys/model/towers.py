@@ -91,9 +91,9 @@ class Tower(nn.Module):
             h = h + fusion({name: inputs[name] for name in names}).unsqueeze(1)
         h = self.stem(h)
         logits = []
-        for i, task in enumerate(self.tasks):
-            branch = h[:, i]
+        # One `unbind` has one gradient; each of several `h[:, i]` would have one of the size of h.
+        for task, branch in zip(self.tasks, h.unbind(1), strict=True):
             if task in self.branches:
-                branch = self.branches[task](branch)
+                branch = self.branches[task](branch)  # noqa: PLW2901
             logits.append(self.heads[task](branch))
         return torch.cat(logits, dim=1)

@@ -68,7 +68,7 @@ class Trunk(nn.Module):
                 sequence.dim, sequence.heads, candidate_features, sequence.dropout
             )
             self.user_projection = nn.Linear(sequence.dim, small)
-            self.attended_projection = nn.Linear(sequence.dim, small)
+            self.attended_projection = nn.Linear(self.candidate_attention.out_features, small)
             request_features += small
             candidate_features += small
         self.projection = RequestCandidateLinear(

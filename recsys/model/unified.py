@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
 from recsys.model.modules import build_module
 from recsys.model.numbers import NumberTransforms
 from recsys.model.sequence import History
+from recsys.model.slices import Slices
 from recsys.model.towers import LateFusion, Tower
 from recsys.model.trunk import Trunk, TrunkOutput
 
@@ -80,13 +82,15 @@ class SurfaceTower(nn.Module):
         batch: Batch,
         rows: Mapping[str, Tensor],
         trunk: TrunkOutput,
-        requests: slice,
-        candidates: slice,
+        slices: Slices,
+        s: int,
     ) -> Tensor:
-        """Logits `[n, T]` of one contiguous slice of requests and of their n candidates."""
+        """Logits `[n, T]` of the n candidates of surface number `s` of the batch."""
         inputs: dict[str, Tensor | History] = {}
         if self.inputs:
-            index = batch.request_index[candidates]
+            requests = slice(batch.request_offsets[s], batch.request_offsets[s + 1])
+            candidates = slice(batch.candidate_offsets[s], batch.candidate_offsets[s + 1])
+            index = batch.request_index[candidates] - requests.start
             numbers = {
                 True: self.request_numbers(batch.request_numbers[requests]),
                 False: self.candidate_numbers(batch.candidate_numbers[candidates]),
@@ -94,18 +98,26 @@ class SurfaceTower(nn.Module):
             for name in self.inputs:
                 on_request = name in self.request_level
                 if name == "trunk":
-                    inputs[name] = trunk.x[candidates]
+                    inputs[name] = slices.candidates(trunk.x, s)
                 elif name == "history":
                     assert trunk.history is not None
-                    inputs[name] = trunk.history.rows(requests, candidates)
+                    inputs[name] = replace(
+                        trunk.history.rows(requests, candidates),
+                        tokens=slices.requests(trunk.history.tokens, s),
+                    )
                 elif name in self.ids:
                     row = rows[self.ids[name].key]
-                    inputs[name] = row[index] if on_request else row[candidates]
+                    inputs[name] = (
+                        slices.requests(row, s).index_select(0, index)
+                        if on_request
+                        else slices.candidates(row, s)
+                    )
                 else:
                     columns = self._numbers(name).columns_of(name)
                     value = numbers[on_request][:, columns]
-                    inputs[name] = value[index - requests.start] if on_request else value
-        return self.tower(trunk.x[candidates], trunk.experts[candidates], inputs)
+                    inputs[name] = value[index] if on_request else value
+        x, experts = slices.candidates(trunk.x, s), slices.candidates(trunk.experts, s)
+        return self.tower(x, experts, inputs)
 
 
 class UnifiedModel(nn.Module):
@@ -138,14 +150,13 @@ class UnifiedModel(nn.Module):
         rows = self.lookup(batch)
         trunk = self.trunk(batch, rows)
         tasks = len(self.layout.tasks)
+        slices = Slices(batch)
         parts = []
         for s, surface in enumerate(self.layout.surfaces):
-            requests = slice(batch.request_offsets[s], batch.request_offsets[s + 1])
-            candidates = slice(batch.candidate_offsets[s], batch.candidate_offsets[s + 1])
-            if candidates.start == candidates.stop:
+            if batch.candidate_offsets[s] == batch.candidate_offsets[s + 1]:
                 continue
             tower = self._tower(surface)
-            logits = tower(batch, rows, trunk, requests, candidates).float()
+            logits = tower(batch, rows, trunk, slices, s).float()
             parts.append(self._all_tasks(logits, tower.tower.tasks))
         if not parts:
             parts.append(trunk.x.new_zeros(0, tasks, dtype=torch.float32))

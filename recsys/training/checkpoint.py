@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 
 from recsys.errors import UserError
 from recsys.files import write_json
@@ -54,31 +55,49 @@ def step_name(step: int) -> str:
 
 
 def save(folder: Path, tensors: dict[str, Any], progress: Progress, ranks: Ranks) -> Path:
-    """Writes one checkpoint (collective) and returns its folder.
+    """Writes one checkpoint (collective) and returns its folder; replaces one of the same step.
 
     Raises `UserError` if it cannot be written; what was there before stays.
     """
     target = folder / step_name(progress.step)
-    if target.is_dir():
-        return target
     beside = folder / f".{target.name}.tmp"
-    if ranks.first:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    ranks.barrier()
     try:
+        if ranks.first:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        ranks.barrier()
         dcp.save(tensors, checkpoint_id=str(beside), no_dist=ranks.world == 1)
         if ranks.first:
             write_json(beside / STATE, asdict(progress))
             write_json(beside / COMPLETE, {"sha256": checksums(beside)})
-            beside.rename(target)
-    except OSError as error:
+            _replace(beside, target)
+    except (OSError, CheckpointException) as error:
+        cause = _cause(error)
+        if ranks.first:
+            shutil.rmtree(beside, ignore_errors=True)
         raise UserError(
-            f"{target}: cannot write the checkpoint ({error.strerror or error}); free some space "
-            "and go on with --resume"
-        ) from error
+            f"{target}: cannot write the checkpoint ({getattr(cause, 'strerror', None) or cause}); "
+            "free some space and go on with --resume"
+        ) from cause
     ranks.barrier()
     return target
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Renames a folder to `target`, where an older one may be: a folder takes no other's place."""
+    older = target.with_name(f".{target.name}.old")
+    shutil.rmtree(older, ignore_errors=True)
+    if target.exists():
+        target.rename(older)
+    new.rename(target)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What DCP met: it wraps the exception of each rank, with its traceback, in one of its own."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -144,14 +163,19 @@ def load(checkpoint: Path, tensors: dict[str, Any], *, alone: bool) -> None:
     """
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=alone)
-    except (RuntimeError, ValueError, KeyError, dcp.api.CheckpointException) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{checkpoint}: does not fit this configuration: {reason}") from error
+    except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        cause = _cause(error)
+        reason = " ".join(str(cause).split())[:300]
+        raise UserError(f"{checkpoint}: does not fit this configuration: {reason}") from cause
 
 
-def prune(folder: Path, keep: int, best_step: int | None) -> None:
-    """Deletes all checkpoints but the newest `keep` and the best."""
-    for checkpoint in steps(folder)[:-keep]:
+def prune(folder: Path, keep: int, best_step: int | None, step: int) -> None:
+    """Deletes the checkpoints up to `step` but the newest `keep` and the best.
+
+    Later ones are damaged, or the run would have gone on from them: they do not count.
+    """
+    reached = [checkpoint for checkpoint in steps(folder) if checkpoint.name <= step_name(step)]
+    for checkpoint in reached[:-keep]:
         if best_step is None or checkpoint.name != step_name(best_step):
             shutil.rmtree(checkpoint)
 

@@ -1,6 +1,7 @@
 """What a run leaves to look at while it goes: metrics.jsonl, TensorBoard, a progress bar."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -10,29 +11,38 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recsys.files import write_text
+
 LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
 
 
 class MetricsLog:
-    """Writes one JSON object a line and the same numbers to TensorBoard; only on the first rank."""
+    """Writes one JSON object a line and the same numbers to TensorBoard; only on the first rank.
 
-    def __init__(self, file: Path, tensorboard: Path, *, active: bool) -> None:
+    A run that goes on from step `after` has lost what it did later: those lines are taken out.
+    """
+
+    def __init__(self, file: Path, tensorboard: Path, *, after: int = 0, active: bool) -> None:
         self.active = active
         if not active:
             return
         # TensorBoard's import takes a second that the other ranks need not wait.
         from torch.utils.tensorboard import SummaryWriter
 
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            kept = [f"{line}\n" for line in lines if _is_until(line, after)]
+            write_text(file, "".join(kept))
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(tensorboard))
+        self._board = SummaryWriter(str(tensorboard), purge_step=after + 1 if after else None)
 
     def write(self, event: str, step: int, record: dict[str, Any]) -> None:
         """Appends `{"event": …, "step": …, **record}`; numbers in nested dicts become scalars."""
         if not self.active:
             return
         line = {"event": event, "step": step, "time": round(time.time(), 3), **record}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._file.flush()
         for name, value in _scalars(record, event):
             self._board.add_scalar(name, value, step)
@@ -41,6 +51,21 @@ class MetricsLog:
         if self.active:
             self._file.close()
             self._board.close()
+
+
+def _is_until(line: str, step: int) -> bool:
+    """Whether a line of the log is of a step up to `step`; one that a crash cut off is not."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:

@@ -58,7 +58,7 @@ class DenseOptimizer:
         rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         return rate * decay(self.config.decay, progress)
 
-    def step(self, step: int, progress: float) -> float | None:
+    def step(self, step: int, progress: float) -> Tensor | None:
         """Clips, updates, and clears the gradients. Returns the gradient's norm before clipping."""
         for group in self.adam.param_groups:
             group["lr"] = self.rate(step, progress)
@@ -72,7 +72,7 @@ class DenseOptimizer:
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` of every parameter; the tensors themselves."""
+        """`NAME.exp_avg`, `.exp_avg_sq` and `.step` of every parameter; the tensors themselves."""
         return {
             f"{name}.{key}": value
             for name, parameter in self.parameters.items()
@@ -120,7 +120,8 @@ class SparseRate:
         self.kind = kind
 
     def set(self, progress: float) -> None:
-        """Sets the rate for the next backward pass, when a share `progress` of training is done."""
+        """Sets the rate for the next forward pass and its backward pass, when a share `progress` of
+        training is done."""
         if self.kind == "none":
             return
         for group in self.optimizer.param_groups:

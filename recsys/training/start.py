@@ -60,17 +60,31 @@ def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
 
 
 def check_same(old: Config, new: Config, where: Path) -> None:
-    """Raises `UserError` that names the first key that may not change on `--resume`."""
-    before, after = dict(_leaves(old.model_dump(mode="json", by_alias=True))), dict(
-        _leaves(new.model_dump(mode="json", by_alias=True))
-    )  # fmt: skip
+    """Raises `UserError` that names the first key that may not change on `--resume`.
+
+    Nor may the order of keys: weights belong to surfaces, tasks and features by their position.
+    """
+    before, after = (_bound_leaves(config) for config in (old, new))
     for key in [*before, *(key for key in after if key not in before)]:
-        free = any(key == each or key.startswith(f"{each}.") for each in FREE_KEYS)
-        if not free and before.get(key) != after.get(key):
+        was, now = before.get(key, "absent"), after.get(key, "absent")
+        if was != now:
             raise UserError(
-                f"{key}: is {after.get(key)!r} here but {before.get(key)!r} in {where}; --resume "
-                "goes on with the same model and data. Put it back, or start a new --run"
+                f"{key}: is {now!r} here but {was!r} in {where}; --resume goes on with the same "
+                "model and data. Put it back, or start a new --run"
             )
+    for there, here in zip(before, after, strict=True):
+        if there != here:
+            raise UserError(
+                f"{here}: stands where {where} has {there}; --resume needs the same order of keys. "
+                "Put it back, or start a new --run"
+            )
+
+
+def _bound_leaves(config: Config) -> dict[str, Any]:
+    """Key path → value of everything that may not change on `--resume`."""
+    leaves = _leaves(config.model_dump(mode="json", by_alias=True))
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    return {key: value for key, value in leaves if not f"{key}.".startswith(free)}
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

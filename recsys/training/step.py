@@ -11,7 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.errors import RunError
-from recsys.training.loss import CellLoss, describe_fault
+from recsys.training.loss import CellLoss, Losses, describe_fault
 from recsys.training.optimizers import DenseOptimizer, SparseRate
 from recsys.training.ranks import Ranks
 
@@ -85,21 +85,34 @@ class Stepper:
 
         Raises `RunError` on a NaN or infinite loss, before any weight changes.
         """
+        # Before the forward pass: that is where FBGEMM reads the rate which its backward pass uses.
+        self.sparse.set(progress)
         with precision(self.config, self.ranks.device):
             logits = self.model(batch)
         losses = self.loss(logits, batch.labels, batch.surface_index, totals.label_counts)
-        if not bool(losses.total.detach().isfinite()):
-            fault = describe_fault(
-                self.config, logits.detach(), batch.labels, batch.surface_index, losses.sums
-            )
-            raise RunError(
-                f"step {number + 1}: the loss is {float(losses.total.detach())}: {fault}; lower "
-                "training.dense.lr or training.sparse.lr, or look for extreme numbers in the data"
-            )
-        self.sparse.set(progress)
+        self._check_finite(losses, logits.detach(), batch, number)
         losses.total.backward()
         norm = self.dense.step(number, progress)
         return StepResult(losses.total.detach(), losses.sums, losses.counts, norm)
+
+    def _check_finite(self, losses: Losses, logits: Tensor, batch: Batch, number: int) -> None:
+        """Raises the same `RunError` on all ranks if the loss of any is NaN or infinite."""
+        # A sum over ranks is as finite as its parts, so that one small all-reduce tells them all.
+        loss = self.ranks.sum(losses.total.detach().clone())
+        if bool(loss.isfinite()):
+            return
+        own = None
+        if not bool(losses.total.detach().isfinite()):
+            own = describe_fault(
+                self.config, logits, batch.labels, batch.surface_index, losses.sums
+            )
+            if self.ranks.world > 1:
+                own += f" of rank {self.ranks.rank}"
+        fault = next((each for each in self.ranks.gather(own) if each), "the sum over ranks")
+        raise RunError(
+            f"step {number + 1}: the loss is {float(loss)}: {fault}; lower training.dense.lr or "
+            "training.sparse.lr, or look for extreme numbers in the data"
+        )
 
 
 def lockstep(batches: Iterator[Batch], empty: Batch, device: torch.device) -> Iterator[Batch]:

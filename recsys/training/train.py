@@ -117,7 +117,8 @@ class Trainer:
         checkpoint.save(self.run.checkpoints, self.tensors(), self.progress, self.ranks)
         if self.ranks.first:
             keep = self.config.training.checkpoint.keep
-            checkpoint.prune(self.run.checkpoints, keep, self.progress.best_step)
+            progress = self.progress
+            checkpoint.prune(self.run.checkpoints, keep, progress.best_step, progress.step)
 
     def resume(self) -> None:
         """Goes on from the newest whole checkpoint, or from the start if there is none."""
@@ -153,7 +154,9 @@ class Trainer:
         """Trains the epochs that are left."""
         config, progress = self.config, self.progress
         patience = config.training.early_stopping.patience
-        metrics_log = MetricsLog(self.run.metrics, self.run.tensorboard, active=self.ranks.first)
+        metrics_log = MetricsLog(
+            self.run.metrics, self.run.tensorboard, after=progress.step, active=self.ranks.first
+        )
         try:
             while (
                 progress.epoch < config.training.epochs

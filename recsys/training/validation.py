@@ -25,7 +25,9 @@ def validate(
 ) -> dict[str, Any]:
     """The metrics of `StreamingMetrics` on a split, the same on all ranks (collective)."""
     cells = CellLoss(config, ranks.device)
-    metrics = StreamingMetrics(tuple(config.active_surfaces), config.tasks, cells.exists, ranks.device)
+    metrics = StreamingMetrics(
+        tuple(config.active_surfaces), config.tasks, cells.exists, ranks.device
+    )
     model.eval()
     with Reader(
         config,

@@ -42,11 +42,11 @@ def statistics() -> dict[str, SimpleNamespace]:
             std=float(draw.uniform(1, 5)),
             quantiles=np.sort(draw.normal(0, 15, QUANTILES)).astype(np.float32).tolist(),
         )
-        for name in "acd"
+        for name in "abcd"
     }
 
 
-def by_hand(values: np.ndarray, transform: str, found: SimpleNamespace | None) -> list[float]:
+def by_hand(values: np.ndarray, transform: str, found: SimpleNamespace) -> list[float]:
     result = []
     for x in values.tolist():
         if math.isnan(x):
@@ -54,7 +54,9 @@ def by_hand(values: np.ndarray, transform: str, found: SimpleNamespace | None) -
         elif transform == "none":
             result.append(x)
         elif transform == "log1p":
-            result.append(math.copysign(math.log1p(abs(x)), x))
+            logs = [math.copysign(math.log1p(abs(q)), q) for q in found.quantiles]
+            z = (math.copysign(math.log1p(abs(x)), x) - np.mean(logs)) / np.std(logs)
+            result.append(min(4.0, max(-4.0, z)))
         elif transform == "standard":
             result.append(min(4.0, max(-4.0, (x - found.mean) / found.std)))
         else:
@@ -77,7 +79,7 @@ def test_each_transform_is_its_definition() -> None:
         columns = transforms.columns_of(each.name)
         of_feature = values[:, positions[each.name]]
         kinds = sorted(each.feature.number, key=orders.__getitem__)
-        expected = [by_hand(of_feature, k, numbers.get(f"candidate.{each.name}")) for k in kinds]
+        expected = [by_hand(of_feature, k, numbers[f"candidate.{each.name}"]) for k in kinds]
         if not each.feature.required:
             expected.append(np.isnan(of_feature).astype(float).tolist())
         assert len(columns) == len(expected)
@@ -115,13 +117,17 @@ def test_standard_is_clipped_and_a_std_of_zero_does_no_harm() -> None:
 
 def test_names_choose_features_of_one_surface_too() -> None:
     chosen = NumberTransforms(COLUMNS, ["search_only", "b"])
+    numbers = statistics()
+    chosen.fit(numbers)
     values = raw(10)
     output = chosen(torch.from_numpy(values)).numpy()
     assert [each.name for each in chosen.columns] == ["search_only", "b"]
     expected = np.nan_to_num(values[:, 1], nan=0.0)
     np.testing.assert_array_equal(output[:, chosen.columns_of("search_only")[0]], expected)
     np.testing.assert_allclose(
-        output[:, chosen.columns_of("b")[0]], by_hand(values[:, 2], "log1p", None), atol=1e-5
+        output[:, chosen.columns_of("b")[0]],
+        by_hand(values[:, 2], "log1p", numbers["candidate.b"]),
+        atol=1e-5,
     )
 
 

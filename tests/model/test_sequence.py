@@ -44,9 +44,7 @@ def test_each_history_is_encoded_as_if_alone(seed: int) -> None:
         alone = encode(encoder, [events], [])
         count = len(events) + 1  # and the user's own token
         assert together.mask[i].tolist() == [j < count for j in range(together.mask.shape[1])]
-        torch.testing.assert_close(
-            together.tokens[i, :count], alone.tokens[0], rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(together.tokens[i, :count], alone.tokens[0], rtol=0, atol=1e-5)
 
 
 def test_positions_count_from_the_newest_event() -> None:

@@ -189,9 +189,7 @@ def test_an_empty_history_a_single_candidate_and_an_empty_batch() -> None:
         alone = model(collate(config, one))
         assert alone.shape == (1, len(config.tasks))
         both = logits_of_candidates(model, config, without)
-        torch.testing.assert_close(
-            alone[0], both[id(one[0]["candidates"][0])], rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(alone[0], both[id(one[0]["candidates"][0])], rtol=0, atol=1e-6)
         assert model(empty_batch(Layout(config))).shape == (0, len(config.tasks))
         # A request that was shown nothing.
         nothing = [{**without[0], "candidates": []}, *without[1:]]

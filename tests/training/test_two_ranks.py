@@ -4,8 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from recsys.data.assemble import empty_batch
+from recsys.data.layout import Layout
+from recsys.errors import RunError
 from recsys.training.ranks import start_ranks
+from recsys.training.sharded import unwrap
 from tests.model.requests import Request, collate, random_requests
 from tests.training.steps import (
     assert_close,
@@ -84,14 +89,16 @@ def test_gradients_of_halves_are_the_gradient_of_the_whole(
 
 
 def several_steps(seed: int) -> dict[str, np.ndarray]:
-    """Every division of rows in turn; ends with steps in which a rank has nothing left."""
+    """Every division of rows in turn; a rank that has none takes the reader's empty batch."""
     config = training_config(seed, **SMOOTH)
+    layout = Layout(config)
     with start_ranks(60) as ranks:
         stepper = stepper_of(config, ranks, seed)
         for number, how in enumerate([*HOWS, "one rank is empty", "mixed"]):
             parts = halves(seed + number, how)
             requests = parts[ranks.rank] if ranks.world == 2 else [*parts[0], *parts[1]]
-            take_step(stepper, collate(config, requests_of(requests)), number)
+            batch = collate(config, requests_of(requests)) if requests else empty_batch(layout)
+            take_step(stepper, batch, number)
         return weights(stepper)
 
 
@@ -144,6 +151,30 @@ def test_a_tower_without_rows_on_any_rank_does_not_move(two_ranks: TwoRanks, abs
             names = [name for name in before if name.startswith(f"towers.{other}.tower.heads")]
             moved = any(not np.array_equal(before[name], after[name]) for name in names)
             assert moved == (other != absent)
+
+
+def faulty_step(seed: int) -> str:
+    """The surface whose weights are broken has rows on rank 1 only."""
+    config = training_config(seed)
+    others, searches = halves(seed, "surface on one rank")
+    with start_ranks(60) as ranks:
+        stepper = stepper_of(config, ranks, seed)
+        with torch.no_grad():
+            unwrap(stepper.model).towers["search"].tower.heads["buy"].bias.fill_(float("inf"))
+        try:
+            take_step(stepper, collate(config, searches if ranks.rank else others), 4)
+        except RunError as error:
+            return str(error)
+    return "no error"
+
+
+def test_a_fault_of_one_rank_is_told_by_all(two_ranks: TwoRanks) -> None:
+    """Or the others would wait for it in the backward pass, and rank 0 could not print it."""
+    first, second = two_ranks.run(faulty_step, 1)
+    assert first == second
+    assert first.startswith("step 5: the loss is ")
+    assert "surface search, task buy, row " in first
+    assert "of rank 1;" in first
 
 
 def totals_of(seed: int) -> list[Any]:

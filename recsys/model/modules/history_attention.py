@@ -21,11 +21,12 @@ class HistoryAttention(nn.Module):
         widths = dict(inputs)
         if "history" not in widths or len(widths) < 2:
             raise TypeError("inputs must be `history` and at least one feature to query it with")
-        self.out_features = widths.pop("history")
-        self.attention = CandidateAttention(self.out_features, heads, sum(widths.values()))
+        dim = widths.pop("history")
+        self.attention = CandidateAttention(dim, heads, sum(widths.values()))
+        self.out_features = self.attention.out_features
 
     def forward(self, inputs: Mapping[str, Tensor | History]) -> Tensor:
-        """`{name: [n, width], "history": History}` → `[n, width of the history]`."""
+        """`{name: [n, width], "history": History}` → `[n, 2 · width of the history]`."""
         features = dict(inputs)
         history: History = features.pop("history")  # type: ignore[assignment]
         return self.attention(torch.cat(list(features.values()), dim=1), history)  # type: ignore[arg-type]

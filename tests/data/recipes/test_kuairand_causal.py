@@ -3,6 +3,7 @@ and the inputs of every request up to the earliest of them have to stay the same
 
 import csv
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.recipes.kuairand import KuaiRandOptions, causal, history
+from recsys.data.recipes.kuairand import KuaiRandOptions, causal, history, neighbours
 from recsys.data.recipes.kuairand.build import make_request_table
 from recsys.data.recipes.kuairand.options import TASKS
 from recsys.data.recipes.kuairand.read import MAIN_LOG, PRIOR, USERS, VIDEOS
@@ -38,6 +39,12 @@ LOG_COLUMNS = [
 ]
 OUTCOMES = ("is_click", "is_like", "is_follow", "is_comment", "long_view", "is_profile_enter")
 REAL = Path(__file__).parents[4] / "shared" / "data" / "kuairand_pure"
+# Parts of the names of columns that past outcomes, play time among them, have to reach.
+CAUSAL_PARTS = (
+    *("_past_", "_day_", "expected_", "_net_", "_last1_", "_last5_", "_last20_", "_latest"),
+    *("session_click", "session_play", "_today_", "tab_24h_", "tab_hour_", "idle"),
+    *("alike_", "like_duration", "nearest_", "affinity_past"),
+)
 SYNTHETIC_OPTIONS = KuaiRandOptions(
     valid_first=20220426, test_first=20220427, test_last=20220427, history_length=12
 )
@@ -59,6 +66,12 @@ def random_row(rng: np.random.Generator, since: int, until: int, like: Row) -> R
     days = (time + 8 * 3_600_000) // 86_400_000 - 19_107  # 2022-04-25 is day 19,107
     row |= {"time_ms": str(time), "play_time_ms": str(rng.integers(90_000))}
     return row | {"date": str(20220425 + days if days < 6 else 20220501 + days - 6)}
+
+
+def other_play(row: Row) -> str:
+    """Another play time, on the other side of half the duration."""
+    duration = int(row["duration_ms"])
+    return "77" if int(row["play_time_ms"]) > duration // 2 else str(2 * duration + 4_000)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +152,8 @@ def mutate(rows: list[Row], seed: int) -> tuple[list[Row], int]:
         kind = rng.choice(["delete", "outcomes", "move", "add"]) if i in chosen else "keep"
         if kind not in {"delete", "move"}:
             flip = {name: str(1 - int(row[name])) for name in OUTCOMES}
-            more = {"play_time_ms": "77", "comment_stay_time": "5", "profile_stay_time": "5"}
+            more = {"play_time_ms": other_play(row), "comment_stay_time": "5"}
+            more |= {"profile_stay_time": "5"}
             mutated.append(row | flip | more if kind == "outcomes" else row)
         if kind in {"move", "add"}:
             other = rows[int(rng.integers(len(rows)))]
@@ -245,8 +259,9 @@ def test_a_rate_that_sees_the_request_itself_is_caught(
         check_no_leak(synthetic, SYNTHETIC_OPTIONS, range(9), tmp_path)
 
 
-def test_a_history_that_sees_the_request_itself_is_caught(
-    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("module", [history, neighbours])
+def test_events_that_hold_the_request_itself_are_caught(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
 ) -> None:
     search = np.searchsorted
 
@@ -261,7 +276,7 @@ def test_a_history_that_sees_the_request_itself_is_caught(
             is_key = len(a) and int(a[-1]) > 10**12
             return search(a, v, side="right" if is_key else side)
 
-    monkeypatch.setattr(history, "np", Inclusive())
+    monkeypatch.setattr(module, "np", Inclusive())
     with pytest.raises(AssertionError, match=r"history of|became"):
         check_no_leak(synthetic, SYNTHETIC_OPTIONS, range(9), tmp_path)
 
@@ -274,7 +289,11 @@ def test_earlier_rows_do_reach_inputs(synthetic: Path, tmp_path: Path) -> None:
     for name in (f"data/{USERS}", f"data/{VIDEOS}", PRIOR):
         (tmp_path / name).symlink_to(synthetic / name)
     early = [
-        row | {name: str(1 - int(row[name])) for name in OUTCOMES} if i < 300 else row
+        row
+        | {name: str(1 - int(row[name])) for name in OUTCOMES}
+        | {"play_time_ms": other_play(row)}
+        if i < 300
+        else row
         for i, row in enumerate(rows)
     ]
     write_log(tmp_path, early)
@@ -284,8 +303,7 @@ def test_earlier_rows_do_reach_inputs(synthetic: Path, tmp_path: Path) -> None:
         causal_columns = {
             name
             for name in old.column_names
-            if ("_past_" in name or "_day_" in name or name.startswith("expected_"))
-            and not name.endswith("_count")
+            if any(part in name for part in CAUSAL_PARTS) and not name.endswith("_count")
         } | ({"history"} & set(old.column_names))
         assert causal_columns
         assert causal_columns <= changed

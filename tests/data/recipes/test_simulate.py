@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -8,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from recsys.config import load_config
-from recsys.data.recipes.simulate import SPLITS, SimulateOptions, simulate
-from recsys.data.recipes.simulate.sessions import HISTORY_LENGTH
+from recsys.data.recipes.simulate import SPLITS, SimulateOptions, print_best, simulate
+from recsys.data.recipes.simulate.recent import HISTORY_LENGTH
 from recsys.data.recipes.simulate.table import SCHEMA
 from recsys.data.recipes.simulate.truth import BestReachable
 from recsys.data.recipes.simulate.users import Activity
@@ -249,6 +251,13 @@ def test_best_reachable_is_auc_ne_and_pcoc() -> None:
     assert cell["pcoc"] == pytest.approx(p.sum() / 2)
     assert report["surfaces"]["search"] == {}
     assert report["all"]["click"] == cell
+
+
+def test_best_reachable_is_printed(folder: Path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    print_best(json.loads((folder / "recipe.json").read_text()), console)
+    text = console.file.getvalue()
+    assert all(word in text for word in ("search", "purchase", "base rate", "AUC", "NE"))
 
 
 def test_activity_shares_out_every_request_once() -> None:

@@ -51,6 +51,11 @@ class Affinity:
         place = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
         return place, ids[place] == asked
 
+    def directions(self, video: np.ndarray) -> np.ndarray:
+        """`[N, D]` embeddings of length 1, zeros for a video that nobody watched."""
+        place, known = self._places(self._video_ids, video)
+        return np.where(known[:, None], self._direction[place], 0.0)
+
     def add(self, log: Columns, values: Columns, requests: Requests, candidate: Columns) -> None:
         """Adds the columns `NAMES` to `candidate`.
 
@@ -63,7 +68,7 @@ class Affinity:
         rows, as_of = requests.rows, requests.as_of()
         user, knows_user = self._places(self._user_ids, log["user_id"][rows])
         video, knows_video = self._places(self._video_ids, log["video_id"])
-        direction = np.where(knows_video[:, None], self._direction[video], 0.0)
+        direction = self.directions(log["video_id"])
         residual = values["long_view.residual"]
         code = dense_codes(log["user_id"])
         sums = CausalSums(

@@ -56,6 +56,9 @@ class CausalSums:
         self._values = values
         self._sums: dict[str, np.ndarray] = {}
 
+    def add_values(self, values: dict[str, np.ndarray]) -> None:
+        self._values = self._values | values
+
     def slices(
         self, code: np.ndarray, before: np.ndarray, since: np.ndarray | None = None
     ) -> Slices:
@@ -75,6 +78,13 @@ class CausalSums:
             np.cumsum(self._values[name][self._order], out=running[1:])
             self._sums[name] = running
         return self._sums[name][slices.stop] - self._sums[name][slices.start]
+
+    def last(self, column: np.ndarray, slices: Slices) -> np.ndarray:
+        """The value of an `[E]` column at the latest event of each slice, NaN where it is empty."""
+        if not len(self.time):
+            return np.full(len(slices.stop), np.nan)
+        value = column[self._order][np.maximum(slices.stop - 1, 0)].astype(np.float64)
+        return np.where(slices.count > 0, value, np.nan)
 
     def last_time(self, slices: Slices) -> np.ndarray:
         """time_ms of the latest event of each slice as float64, NaN where it is empty."""

@@ -4,21 +4,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recsys.data.recipes.kuairand import affinity, read
+from recsys.data.recipes.kuairand import affinity, neighbours, read
 from recsys.data.recipes.kuairand.causal import CausalSums, dense_codes
 from recsys.data.recipes.kuairand.options import TASKS
 from recsys.data.recipes.kuairand.prior_features import PriorFeatures, absent_prior_features
-from recsys.data.recipes.kuairand.rates import FIRST_GUESS, Expectation, event_values, rate_features
+from recsys.data.recipes.kuairand.rates import (
+    FIRST_GUESS,
+    WATCH,
+    Expectation,
+    event_values,
+    rate_features,
+)
 from recsys.data.recipes.kuairand.read import Columns
 from recsys.data.recipes.kuairand.requests import (
     DAY_MS,
+    HOUR_MS,
     LOCAL_OFFSET_MS,
     Requests,
     local_day_start,
 )
+from recsys.data.recipes.kuairand.session import add_session
 from recsys.data.recipes.kuairand.static import Lookup, Videos, duration_bucket, take
+from recsys.data.recipes.kuairand.tendency import add_net, net_values
 
-HOUR_MS = 3_600_000
 ALL = tuple(TASKS)
 FREQUENT = ("click", "long_view")
 
@@ -81,7 +89,7 @@ def _recency(log: Columns, requests: Requests, sums: dict[str, CausalSums], out:
         for n in (1, 5, 20):
             latest = past.last(n)
             features = rate_features(
-                sums[key], latest, f"{key}_last{n}", tasks=FREQUENT, weight=n / 4
+                sums[key], latest, f"{key}_last{n}", tasks=(*FREQUENT, *WATCH), weight=n / 4
             )
             del features[f"{key}_last{n}_count"]
             out.request |= features
@@ -134,18 +142,28 @@ def make_features(
         target |= rate_features(
             sums[key], past, f"{key}_past", tasks=tasks, weight=weight, expected=FIRST_GUESS
         )
+        target |= rate_features(sums[key], past, f"{key}_past", tasks=WATCH, weight=weight)
         if key not in SPARSE_KEYS:
             days = sums[key].slices(code, local_day_start(time))
             target |= rate_features(
                 sums[key], days, f"{key}_day", tasks=tasks, weight=weight, expected=FIRST_GUESS
             )
     _recency(log, requests, sums, out)
+    add_session(log, requests, sums["user"], values, out.request)
     if prior is None:
         absent_prior_features(requests, out.request, out.candidate)
     else:
         prior.add(log, requests, out.request, out.candidate)
+    net = net_values(log, values, sums, prior)
+    for of_key in sums.values():
+        of_key.add_values(net)
+    add_net(KEYS, log, requests, sums, out.request, out.candidate)
     if prior is None or prior.affinity is None:
-        out.candidate |= {name: np.full(len(as_of), np.nan) for name in affinity.NAMES}
+        absent = (*affinity.NAMES, *neighbours.NAMES)
+        out.candidate |= {name: np.full(len(as_of), np.nan) for name in absent}
+        absent = neighbours.REQUEST_NAMES
+        out.request |= {name: np.full(len(requests.time), np.nan) for name in absent}
     else:
         prior.affinity.add(log, values, requests, out.candidate)
+        neighbours.add(prior, log, values | net, requests, out.request, out.candidate)
     return out

@@ -3,8 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
+from recsys.data.recipes.kuairand.causal import ONE
 from recsys.data.recipes.kuairand.options import KuaiRandOptions
 from recsys.data.recipes.kuairand.prior import Prior
+from recsys.data.recipes.kuairand.rates import watch_values
 from recsys.data.recipes.kuairand.read import Columns
 from recsys.data.recipes.kuairand.requests import Requests
 from recsys.data.recipes.kuairand.static import Videos
@@ -32,8 +34,9 @@ def make_history(
     """`[R]` lists of structs, oldest first, at most `history_length` each.
 
     Fields: video_id, author_id, tag (the first of the video's), action (`CLICK` … bits; a prior
-    watch has `PRIOR` and, where known, the long-view and like bits), tab (null for a prior
-    watch), age_hours (float32, from the event to the request; null for a prior watch).
+    watch has `PRIOR` and, where known, the long-view and like bits), and what is null for a prior
+    watch: tab, age_hours (float32, from the event to the request), watch (float32, the share of
+    the video that was played, at most 2).
     """
     none = np.zeros(0, np.int64)
     p = len(prior.user) if prior else 0
@@ -45,8 +48,11 @@ def make_history(
     # Prior watches come before every log event and keep their own order.
     time = np.concatenate([np.full(p, -1), log["time_ms"]])
     tab = np.concatenate([np.full(p, -1), log["tab"]])
+    watch = np.concatenate([np.zeros(p), watch_values(log)["watch"] / ONE])
     order = np.lexsort((np.arange(p + n), time, user))
-    user, video, action, time, tab = (x[order] for x in (user, video, action, time, tab))
+    user, video, action, time, tab, watch = (
+        x[order] for x in (user, video, action, time, tab, watch)
+    )
 
     # One sorted integer a row, so that one binary search finds each request's place.
     ids, codes = np.unique(user, return_inverse=True)
@@ -71,7 +77,8 @@ def make_history(
             pa.array(action[index]),
             pa.array(tab, mask=is_prior),
             pa.array(age.astype(np.float32), mask=is_prior),
+            pa.array(watch[index].astype(np.float32), mask=is_prior),
         ],
-        names=["video_id", "author_id", "tag", "action", "tab", "age_hours"],
+        names=["video_id", "author_id", "tag", "action", "tab", "age_hours", "watch"],
     )
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), struct)

@@ -14,16 +14,27 @@ from recsys.data.recipes.kuairand.read import Columns
 
 # Where nothing has been seen yet. Round figures, with the weight of 20 events: they matter for
 # the first minutes of the log only.
-FIRST_GUESS = {"click": 0.4, "long_view": 0.3, "like": 0.02, "profile_enter": 0.02}
+FIRST_GUESS = {
+    "click": 0.4,
+    "long_view": 0.3,
+    "like": 0.02,
+    "profile_enter": 0.02,
+    "watch": 0.6,
+    "play": 2.0,
+}
 FIRST_GUESS_WEIGHT = 20
 CELL_WEIGHT = 50
+# Longer plays are loops of the video, or a phone left alone.
+MAX_RATIO = 2
+MAX_PLAY_S = 300
+WATCH = ("watch", "play")
 
 
 class Expectation:
-    """P(task | tab, duration bucket), from events of all users strictly before a moment."""
+    """Mean outcome of a tab and duration bucket, from all users' events before a moment."""
 
     def __init__(self, log: Columns, bucket: np.ndarray):
-        labels = {task: log[task] for task in TASKS}
+        labels = {task: log[task] * ONE for task in TASKS} | watch_values(log)
         self._tab = dense_codes(log["tab"])
         self._cell = dense_codes(log["tab"], bucket)
         self._by_tab = CausalSums(self._tab, log["time_ms"], labels)
@@ -33,20 +44,37 @@ class Expectation:
         """`[len(rows)]` expectation for the tab and duration of log rows as known at `before`."""
         tab = self._by_tab.slices(self._tab[rows], before)
         cell = self._by_cell.slices(self._cell[rows], before)
-        of_tab = (self._by_tab.sum(task, tab) + FIRST_GUESS_WEIGHT * FIRST_GUESS[task]) / (
+        of_tab = (self._by_tab.sum(task, tab) / ONE + FIRST_GUESS_WEIGHT * FIRST_GUESS[task]) / (
             tab.count + FIRST_GUESS_WEIGHT
         )
-        return (self._by_cell.sum(task, cell) + CELL_WEIGHT * of_tab) / (cell.count + CELL_WEIGHT)
+        of_cell = self._by_cell.sum(task, cell) / ONE
+        return (of_cell + CELL_WEIGHT * of_tab) / (cell.count + CELL_WEIGHT)
+
+
+def watch_values(log: Columns) -> Columns:
+    """How long each event was watched, as integers of `ONE` parts.
+
+    `watch` is the share of the video's duration, at most 2 (0 where the duration is unknown);
+    `play` the logarithm of the seconds.
+    """
+    duration = np.maximum(log["duration_ms"], 1)
+    ratio = np.where(log["duration_ms"] > 0, log["play_time_ms"] / duration, 0.0)
+    # Whole tenths of a second from a table: equal times get equal logarithms, to the bit.
+    logarithm = np.rint(np.log1p(np.arange(MAX_PLAY_S * 10 + 1) / 10) * ONE).astype(np.int64)
+    tenths = np.clip(log["play_time_ms"] // 100, 0, MAX_PLAY_S * 10)
+    return {
+        "watch": np.rint(np.clip(ratio, 0, MAX_RATIO) * ONE).astype(np.int64),
+        "play": logarithm[tenths],
+    }
 
 
 def event_values(log: Columns, expectation: Expectation) -> dict[str, np.ndarray]:
-    """Integers to sum: task -> 0/1, `task.residual` -> (y - E at the event's time) * ONE."""
+    """Integers of `ONE` parts: the outcomes, and `NAME.residual`: y - E at the event's time."""
     rows = np.arange(len(log["time_ms"]))
-    values = {}
-    for task in TASKS:
-        expected = expectation.at(task, rows, log["time_ms"])
-        values[task] = log[task]
-        values[f"{task}.residual"] = log[task] * ONE - np.rint(expected * ONE).astype(np.int64)
+    values = {task: log[task] * ONE for task in TASKS} | watch_values(log)
+    for name in tuple(values):
+        expected = expectation.at(name, rows, log["time_ms"])
+        values[f"{name}.residual"] = values[name] - np.rint(expected * ONE).astype(np.int64)
     return values
 
 
@@ -67,6 +95,6 @@ def rate_features(
         features[f"{prefix}_{task}_residual"] = residual / (count + weight)
         if expected is not None:
             features[f"{prefix}_{task}_rate"] = (
-                sums.sum(task, slices) + weight * expected[task]
+                sums.sum(task, slices) / ONE + weight * expected[task]
             ) / (count + weight)
     return features

@@ -22,7 +22,7 @@ NEVER_READ = {
 }
 
 LOG_KEY = ("user_id", "video_id", "time_ms", "tab")
-LOG_INTEGERS = (*LOG_KEY, "date", "duration_ms")
+LOG_INTEGERS = (*LOG_KEY, "date", "duration_ms", "play_time_ms")
 USER_STRINGS = (
     "user_active_degree",
     "follow_user_num_range",
@@ -184,8 +184,9 @@ def strings(lines: duckdb.DuckDBPyRelation, columns: tuple[str, ...]) -> Columns
 def read_log(path: Path) -> Columns:
     """One log file: int64 columns `LOG_INTEGERS` and the tasks' columns under the tasks' names.
 
-    Play time and stay times are outcomes and `hourmin` is the hour at which the row was logged,
-    often the one after the impression: none of them is read.
+    Play time is an outcome, as the tasks are: what it was counts once the event is past. Stay times
+    are outcomes too and `hourmin` is the hour at which the row was logged, often the one after the
+    impression: they are not read.
     """
     lines = read_csv(path, (*LOG_INTEGERS, *TASKS.values()))
     if not lines.limit(1).fetchall():

@@ -9,7 +9,8 @@ from recsys.data.recipes.kuairand.read import Columns
 
 # The log's `date` and hours are Beijing time.
 LOCAL_OFFSET_MS = 8 * 3_600_000
-DAY_MS = 24 * 3_600_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 
 
 def merge_logs(logs: list[Columns]) -> tuple[Columns, int]:

@@ -18,7 +18,7 @@ from recsys.data.recipes.simulate.configuration import configuration
 from recsys.data.recipes.simulate.options import SimulateOptions
 from recsys.data.recipes.simulate.sessions import Log, simulate_sessions
 from recsys.data.recipes.simulate.table import SCHEMA, request_table
-from recsys.data.recipes.simulate.truth import BestReachable
+from recsys.data.recipes.simulate.truth import BestReachable, print_best
 from recsys.data.recipes.simulate.users import (
     DAY_MS,
     START_MS,
@@ -33,11 +33,12 @@ from recsys.data.recipes.simulate.write import SplitWriter
 from recsys.errors import UserError
 from recsys.files import whole_folder, write_json, write_text
 
-__all__ = ["SimulateOptions", "simulate"]
+__all__ = ["SimulateOptions", "print_best", "simulate"]
 
 SPLITS = ("train", "valid", "test")
-# Requests held in memory at once, on average.
-CHUNK_REQUESTS = 8_192
+# Requests simulated at once, on average, and requests turned into a table at once, at most.
+CHUNK_REQUESTS = 4_096
+PIECE_REQUESTS = 2_048
 
 
 def simulate(out: Path, options: SimulateOptions) -> dict[str, Any]:
@@ -70,12 +71,14 @@ def simulate(out: Path, options: SimulateOptions) -> dict[str, Any]:
         ]
         for chunk in range(chunk_count(options)):
             users, log, request_id = simulate_chunk(world, chunk)
-            table = request_table(world, users, log, request_id)
-            for number, split in enumerate(SPLITS):
-                rows = np.flatnonzero(split_of(log.time) == number)
-                writers[number].write(table.take(rows))
-                requests[split] += len(rows)
-                candidates[split] += _add(best, number, world, log, rows)
+            for part in log.pieces(PIECE_REQUESTS):
+                piece = log.rows(part)
+                table = request_table(world, users, piece, request_id[part])
+                for number, split in enumerate(SPLITS):
+                    rows = np.flatnonzero(split_of(piece.time) == number)
+                    writers[number].write(table.take(rows))
+                    requests[split] += len(rows)
+                    candidates[split] += _add(best, number, world, piece, rows)
             progress.update(bar, advance=len(request_id))
         for writer in writers:
             writer.close()

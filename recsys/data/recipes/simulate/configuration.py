@@ -65,7 +65,7 @@ model:
   experts: {{count: 3, hidden: [256, 128]}}
 
 training:
-  epochs: 2
+  epochs: 3
   batch_candidates: 2048
   loss: cell
   sparse: {{lr: 0.02}}
@@ -135,7 +135,6 @@ def _surface(number: int, name: str) -> str:
 
 
 def _flags(options: SimulateOptions) -> str:
-    return (
-        f"--requests {options.requests} --candidates {options.candidates} "
-        f"--surfaces {options.surfaces} --seed {options.seed}"
-    )
+    named = ("requests", "candidates", "surfaces", "seed", "users", "items")
+    chosen = {name: getattr(options, name) for name in named}
+    return " ".join(f"--{name} {value}" for name, value in chosen.items() if value is not None)

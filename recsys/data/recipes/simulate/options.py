@@ -32,7 +32,7 @@ class SimulateOptions:
     seed: int = 0
     users: int | None = None
     items: int | None = None
-    row_group_requests: int = 4_096
+    row_group_requests: int = 2_048
     file_requests: int = 65_536
 
     def __post_init__(self) -> None:

@@ -3,23 +3,17 @@
 The loop runs over time steps; a step is the n-th request of every user of the chunk who has one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.data.recipes.simulate.recent import Recent
 from recsys.data.recipes.simulate.users import HOUR_MS, Users, request_times
-from recsys.data.recipes.simulate.world import (
-    ACTION_WEIGHTS,
-    CATEGORIES,
-    TASKS,
-    TERMS,
-    Floats,
-    Ints,
-    World,
-)
+from recsys.data.recipes.simulate.world import TASKS, TERMS, Floats, Ints, World
 
-HISTORY_LENGTH = 50
 # Where a candidate comes from: the query's or seed's category, the category of a recent click, or
 # the whole catalogue. A surface without a query or seed goes to the next source.
 _FROM_CONTEXT = 0.55
@@ -51,49 +45,22 @@ class Log:
     second: NDArray[np.bool_]  # [R, P]
     terms: Floats | None  # [R, P, terms], kept for analysis only
 
+    def rows(self, part: slice) -> "Log":
+        """The requests of `part`, which are views of these."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut: dict[str, Any] = {n: None if v is None else v[part] for n, v in values.items()}
+        return Log(**cut)
 
-class _Recent:
-    """The last HISTORY_LENGTH clicks of every user, as a ring buffer."""
-
-    def __init__(self, users: int) -> None:
-        self.item = np.zeros((users, HISTORY_LENGTH), dtype=np.int64)
-        self.action = np.zeros((users, HISTORY_LENGTH), dtype=np.int64)  # 0 = no event
-        self.time = np.zeros((users, HISTORY_LENGTH), dtype=np.int64)
-        self.count = np.zeros(users, dtype=np.int64)
-
-    def add(self, clicked: NDArray[np.bool_], item: Ints, action: Ints, time: Ints) -> None:
-        """Appends the clicks of one request of the first `len(clicked)` users, in shown order."""
-        user, column = np.nonzero(clicked)
-        clicks = clicked.sum(axis=1)
-        place = (np.cumsum(clicked, axis=1) - 1)[user, column]
-        # With more clicks than places only the last ones stay.
-        stays = place >= clicks[user] - HISTORY_LENGTH
-        user, column, place = user[stays], column[stays], place[stays]
-        slot = (self.count[user] + place) % HISTORY_LENGTH
-        self.item[user, slot] = item[user, column]
-        self.action[user, slot] = action[user, column]
-        self.time[user, slot] = time[user]
-        self.count[: len(clicks)] += clicks
-
-    def interest(self, active: int, time: Ints, category: Ints) -> Floats:
-        """`[active, CATEGORIES]` share of each category among the recent clicks.
-
-        An event of action weight `a` and age `h` hours counts `a / (1 + h)`: in the words of an
-        attention layer, a softmax whose score is `log a - log1p(h)`.
-        """
-        age_hours = (time[:, None] - self.time[:active]) / HOUR_MS
-        weight = ACTION_WEIGHTS[self.action[:active]] / (1.0 + age_hours)
-        cell = category[self.item[:active]] + CATEGORIES * np.arange(active)[:, None]
-        total = np.bincount(cell.ravel(), weight.ravel(), active * CATEGORIES)
-        total = total.reshape(active, CATEGORIES)
-        return total / np.maximum(total.sum(axis=1, keepdims=True), 1e-12)
-
-    def event(self, active: int, uniform: Floats) -> Ints:
-        """The item of one recent click of each user, -1 without any; 0 is the most recent."""
-        known = np.minimum(self.count[:active], HISTORY_LENGTH)
-        back = 1 + (uniform * known).astype(np.int64)
-        slot = (self.count[:active] - np.minimum(back, np.maximum(known, 1))) % HISTORY_LENGTH
-        return np.where(known > 0, self.item[np.arange(active), slot], -1)
+    def pieces(self, requests: int) -> Iterator[slice]:
+        """Runs of whole users of at most `requests` requests; a larger user is one run."""
+        ends = np.append(np.flatnonzero(np.diff(self.owner)) + 1, len(self.owner))
+        start = 0
+        while start < len(self.owner):
+            fits = np.searchsorted(ends, start + requests, side="right") - 1
+            # The end of the last user that fits, or else of the first one.
+            end = int(ends[max(fits, np.searchsorted(ends, start, side="right"))])
+            yield slice(start, end)
+            start = end
 
 
 def simulate_sessions(
@@ -130,7 +97,7 @@ def simulate_sessions(
     # The most active users come first, so that the users of a step are a slice.
     order = np.argsort(-users.requests, kind="stable")
     users, first = users.take(order), first[order]
-    recent = _Recent(len(first))
+    recent = Recent(len(first))
     for step in range(int(users.requests.max(initial=0))):
         active = int(np.searchsorted(-users.requests, -step, side="left"))
         _step(world, users, rng, log, recent, first[:active] + step)
@@ -138,7 +105,7 @@ def simulate_sessions(
 
 
 def _step(
-    world: World, users: Users, rng: np.random.Generator, log: Log, recent: _Recent, row: Ints
+    world: World, users: Users, rng: np.random.Generator, log: Log, recent: Recent, row: Ints
 ) -> None:
     """One request of each of the first `len(row)` users; `row` is its place in the log."""
     surfaces, active = world.surfaces, len(row)
@@ -176,7 +143,7 @@ def actions(world: World, surface: Ints, second: NDArray[np.bool_]) -> Ints:
 
 
 def _context(
-    world: World, rng: np.random.Generator, recent: _Recent, surface: Ints
+    world: World, rng: np.random.Generator, recent: Recent, surface: Ints
 ) -> tuple[Ints, Ints]:
     """The query of each search request and the seed item of each related request, else -1."""
     active = len(surface)
@@ -194,7 +161,7 @@ def _context(
 def _candidates(
     world: World,
     rng: np.random.Generator,
-    recent: _Recent,
+    recent: Recent,
     shown: NDArray[np.bool_],
     query: Ints,
     seed: Ints,
@@ -205,7 +172,7 @@ def _candidates(
     context = np.where(
         query >= 0, world.query_category[query], np.where(seed >= 0, world.category[seed], -1)
     )
-    event = recent.event(active, rng.random(active))
+    event = recent.event(active, rng.random((active,)))
     taste = np.where(event >= 0, world.category[event], -1)
     category = np.where(source < _FROM_CONTEXT, context[:, None], -1)
     category = np.where((category < 0) & (source < _FROM_HISTORY), taste[:, None], category)

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recsys.data.recipes.simulate.sessions import HISTORY_LENGTH, Log, actions
+from recsys.data.recipes.simulate.recent import HISTORY_LENGTH
+from recsys.data.recipes.simulate.sessions import Log, actions
 from recsys.data.recipes.simulate.users import HOUR_MS, Users
 from recsys.data.recipes.simulate.world import COUNTRIES, SECOND_TASKS, TASKS, Floats, Ints, World
 

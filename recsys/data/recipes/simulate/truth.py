@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from recsys.data.recipes.simulate.world import TASKS, Floats, Ints
 
@@ -82,3 +84,19 @@ class BestReachable:
         if positives:
             pcoc = float(predicted / positives)
         return {"rows": rows, "positives": positives, "auc": auc, "ne": ne, "pcoc": pcoc}
+
+
+def print_best(summary: dict[str, Any], console: Console) -> None:
+    """Prints the best reachable metrics of the test split of a `simulate` summary as a table."""
+    test = summary["best_reachable"]["test"]
+    table = Table(title="Best reachable on the test split")
+    for name in ("surface", "task"):
+        table.add_column(name)
+    for name in ("rows", "base rate", "AUC", "NE", "PCOC"):
+        table.add_column(name, justify="right")
+    for surface, cells in {**test["surfaces"], "all": test["all"]}.items():
+        for task, cell in cells.items():
+            metrics = (cell["positives"] / cell["rows"], cell["auc"], cell["ne"], cell["pcoc"])
+            shown = ["-" if value is None else f"{value:.4f}" for value in metrics]
+            table.add_row(surface, task, f"{cell['rows']:,}", *shown)
+    console.print(table)

@@ -47,7 +47,7 @@ TERMS = (
 )
 _CLICK = {
     "home": {
-        "appeal": 0.6, "affinity": 0.4, "interest": 0.85, "price": -0.5, "thrift": 0.1,
+        "appeal": 0.6, "affinity": 0.3, "interest": 0.85, "price": -0.5, "thrift": 0.1,
         "quality": 0.65, "activity": 0.45, "hour": 0.15,
     },
     "search": {
@@ -60,7 +60,14 @@ _CLICK = {
     },
 }  # fmt: skip
 _SECOND = {
-    "like": {"affinity": 0.2, "interest": 0.2, "appeal": 0.4, "price": 0.3, "activity": 0.4},
+    "like": {
+        "affinity": 0.1,
+        "interest": 0.1,
+        "appeal": 0.5,
+        "price": 0.4,
+        "quality": 0.4,
+        "activity": 0.4,
+    },
     "purchase": {"price": -0.7, "quality": 0.5, "affinity": 0.1, "match": 0.3, "activity": 0.3},
     "long_view": {"quality": 0.7, "affinity": 0.1, "similarity": 0.2, "activity": 0.4},
 }
@@ -193,7 +200,7 @@ def _surfaces(options: SimulateOptions, rng: np.random.Generator) -> Surfaces:
             click[row, TERMS.index("price")] = rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 0.8)
         second[row] = _coefficients(_SECOND[SECOND_TASKS[row % 3]])
     rate = np.array([0.24, 0.38, 0.30, *rng.uniform(0.22, 0.4, max(0, count - 3))])[:count]
-    second_rate = np.array([0.30, 0.27, 0.36])[np.arange(count) % 3]
+    second_rate = np.array([0.32, 0.27, 0.36])[np.arange(count) % 3]
     return Surfaces(
         names=names,
         second_task=np.arange(count) % 3,

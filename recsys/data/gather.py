@@ -1,0 +1,53 @@
+"""Selecting requests from flat columns, each of which has a list of values a request."""
+
+import math
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.data.columns import ragged_index
+
+# Lists that are shorter than this on average are gathered value by value.
+SHORT = 8
+
+
+class Gather:
+    """Takes values[offsets[r] : offsets[r + 1]] of each r of `rows`, one after the other.
+
+    One object serves all columns of a ragged level, so that what they share is worked out once.
+    """
+
+    def __init__(self, offsets: np.ndarray, rows: np.ndarray) -> None:
+        self._offsets = offsets
+        self._rows = rows
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The chosen values of one column, `[n, …]` of `[all, …]`."""
+        width = math.prod(values.shape[1:])
+        if not width or len(values) < SHORT * len(self._offsets):
+            return values.take(self.index, axis=0)
+        return self._take_bytes(values, values.itemsize * width)
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Where the chosen values are."""
+        starts = self._offsets.take(self._rows)
+        return ragged_index(starts, self._offsets.take(self._rows + 1) - starts)
+
+    @cached_property
+    def _chosen(self) -> pa.Array:
+        return pa.array(self._rows)
+
+    def _take_bytes(self, values: np.ndarray, size: int) -> np.ndarray:
+        """Has Arrow take a list as one string of bytes: 3 to 10 times as fast for long lists as
+        numpy taking one value after the other, and there is no index to make."""
+        small = values.nbytes <= np.iinfo(np.int32).max
+        kind, index = (pa.binary(), np.int32) if small else (pa.large_binary(), np.int64)
+        ends = (self._offsets * size).astype(index, copy=False)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(values.reshape(-1))]
+        lists = pa.Array.from_buffers(kind, len(ends) - 1, buffers)
+        _, ends, taken = lists.take(self._chosen).buffers()
+        end = int(np.frombuffer(ends, index)[len(self._rows)])
+        flat = np.frombuffer(taken, values.dtype, end // values.itemsize)
+        return flat.reshape(-1, *values.shape[1:])

@@ -1,0 +1,121 @@
+"""What must hold across the sections of a configuration."""
+
+from typing import Any
+
+import pytest
+
+from recsys.config import parse_config
+from recsys.errors import UserError
+from tests.config.documents import document
+
+MODULE = "surfaces.search.tower.modules.0.inputs"
+INPUTS = ["query", "match", "video_id"]
+
+FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
+    (
+        [("features.candidate.video_id", {"id": "vidoe"})],
+        "features.candidate.video_id: no table vidoe; did you mean video?",
+    ),
+    (
+        [("tables.extra", {"rows": 5, "dim": 4})],
+        "tables.extra: no feature uses this table; remove it",
+    ),
+    (
+        [("features.candidate.user_id", {"id": "user"})],
+        "features: two features are named user_id, in request and in candidate: rename one column",
+    ),
+    (
+        [("features.candidate.match.surfaces", ["serch"])],
+        "features.candidate.match: no surface serch; did you mean search?",
+    ),
+    (
+        [("features.request.surface", {"number": "none"})],
+        "features.request.surface: surface is a reserved name; rename the column",
+    ),
+    (
+        [("features.candidate.trunk", {"number": "none"})],
+        "features.candidate.trunk: trunk is a reserved name; rename the column",
+    ),
+    (
+        [("features.candidate.click", {"number": "none"})],
+        "features.candidate.click: click is a task's label and may not be an input",
+    ),
+    (
+        [("features.candidate", {}), (MODULE, ["query"])],
+        "features.candidate: no feature; a candidate needs at least one",
+    ),
+    (
+        [("surfaces.main.tower.branches", {"lik": [4]})],
+        "surfaces.main.tower.branches.lik: not a task of this surface; did you mean like?",
+    ),
+    (
+        [(MODULE, [*INPUTS, "qury"])],
+        "surfaces.search.tower.modules[0].inputs: no feature qury; did you mean query?",
+    ),
+    (
+        [("surfaces.main.tower.modules", [{"class": "mlp", "inputs": ["days", "match"]}])],
+        "surfaces.main.tower.modules[0].inputs: match exists on search only, not on main",
+    ),
+    (
+        [(MODULE, [*INPUTS, "history"]), ("model.sequence", None)],
+        "surfaces.search.tower.modules[0].inputs: history needs features.history and "
+        "model.sequence",
+    ),
+    (
+        [(MODULE, ["query", "video_id"])],
+        "surfaces.search: nothing reads match, a feature of this surface only; name it in "
+        "surfaces.search.tower.modules, or drop `surfaces` from the feature so that the trunk "
+        "reads it",
+    ),
+    (
+        [("features.candidate.match.surfaces", ["search", "main"])],
+        "surfaces.main: nothing reads match, a feature of this surface only",
+    ),
+    (
+        [("model.towers", "shared")],
+        "surfaces.search.tower.modules: impossible with model.towers: shared",
+    ),
+    (
+        [("sharding.constraints.vidio", {"types": ["row_wise"]})],
+        "sharding.constraints.vidio: no such table; did you mean video?",
+    ),
+    (
+        [("data.surfaces", ["mian"])],
+        "data.surfaces: no surface mian; did you mean main?",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), FAULTS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_faults_name_the_key_and_the_fix(changes: list[tuple[str, Any]], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config(document(*changes), "c.yaml")
+    assert str(caught.value).startswith(f"c.yaml: {expected}")
+
+
+def test_tasks_are_those_of_all_surfaces_once_in_order() -> None:
+    config = parse_config(document(("surfaces.search.tasks", ["buy", "click"])), "c.yaml")
+    assert config.tasks == ("click", "like", "buy")
+
+
+def test_a_list_of_tasks_means_weight_one() -> None:
+    config = parse_config(document(), "c.yaml")
+    assert config.surfaces["main"].tasks == {"click": 1.0, "like": 1.0}
+    assert config.surfaces["search"].tasks == {"click": 2.0}
+
+
+def test_active_surfaces_are_those_chosen() -> None:
+    everything = parse_config(document(), "c.yaml")
+    assert list(everything.active_surfaces) == ["main", "search"]
+    one = parse_config(document(("data.surfaces", ["search"])), "c.yaml")
+    assert list(one.active_surfaces) == ["search"]
+    assert one.tasks == ("click",)
+
+
+def test_a_name_in_the_history_may_be_that_of_a_candidate_feature() -> None:
+    config = parse_config(document(), "c.yaml")
+    assert config.features.history is not None
+    assert "video_id" in config.features.history.fields
+    assert "video_id" in config.features.candidate

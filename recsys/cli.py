@@ -37,6 +37,8 @@ def main() -> None:
     # What these say at INFO is about their own insides; recsys says what a user needs.
     for library in ("torchrec", "fbgemm_gpu", "torch", "root"):
         logging.getLogger(library if library != "root" else None).setLevel(logging.ERROR)
+    # torch sets its own level when it is imported, but leaves those below it alone.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logging.getLogger("recsys").setLevel(logging.INFO)
     if "RECSYS_WARNINGS" not in os.environ:
         warnings.filterwarnings("ignore")

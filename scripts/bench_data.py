@@ -1,6 +1,6 @@
 """How fast the reader makes batches, next to Arrow decoding the same columns and nothing more.
 
-    python scripts/bench_data.py CONFIG [--set key=value …] [--split train] [--rounds 5] [--elapsed] [--json]
+    python scripts/bench_data.py CONFIG [--set key=value] [--rounds 5] [--elapsed] [--json]
 
 Both run by turns, with one thread each for Arrow and torch. The ratio is the reader's speed over
 Arrow's. By default both are held to one core and timed by the CPU time they take, so that the

@@ -36,7 +36,7 @@ def parts(rounds: int, quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
     if quick:
         return {
             "b": lambda: end_to_end(rounds, requests=50_000),
-            "c": lambda: layouts(rounds, batches=1),
+            "c": lambda: layouts(rounds, batches=(480,)),
             "d": lambda: surfaces(rounds, batches=1),
             "e": lambda: table_rows(rounds, batches=10),
         }

@@ -67,8 +67,8 @@ The run is in $run: its resolved config, plan, checkpoints, predictions and metr
 What to try next:
   .venv/bin/tensorboard --logdir $demo/runs
   $recsys evaluate $run --split valid
-  $recsys train $config --run $demo/runs/longer ${root[*]} --set training.epochs=4
+  $recsys evaluate $run --surface SURFACE   # one surface alone, by its view of the model
 END
 if [ -z "$raw" ]; then
-  echo "The best that any model can reach on these logs is in $data/recipe.json."
+  echo "  REQUESTS=200000 make demo   # more logs come closer to the best reachable, shown under 2/5"
 fi

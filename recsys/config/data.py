@@ -20,7 +20,10 @@ class DataConfig(Section):
         "others. Default: all",
     )
     shuffle_row_groups: int = Field(
-        8, ge=1, description="Row groups that are held in memory at once and shuffled together"
+        32,
+        ge=1,
+        description="Row groups that are held in memory at once and shuffled together. In files "
+        "sorted by user it takes many: a user's requests should not come all at once",
     )
     prefetch_batches: int = Field(4, ge=1, description="Finished batches kept ready in background")
     group: GroupConfig | None = Field(

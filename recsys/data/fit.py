@@ -35,9 +35,9 @@ def fit(config: Config, split: Split | None = None) -> Statistics:
     """Fits all that the configuration needs on the train split, or on `split`.
 
     Deterministic. Reads nothing if there is neither a table with `encode: vocab` nor a number under
-    a transform but `none`. Values are counted as the model reads them: of the surfaces that have the
-    feature, of the latest `history.length` events. Raises `UserError` for wrong files and schemas
-    and for numbers that are not finite.
+    a transform other than `none`. Values are counted as the model reads them: of the surfaces that
+    have the feature, of the latest `history.length` events. Raises `UserError` for wrong files and
+    schemas and for numbers that are not finite.
     """
     layout = Layout(config)
     features = fitted(layout)

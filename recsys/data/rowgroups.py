@@ -3,12 +3,13 @@
 from collections import OrderedDict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.data.columns import Columns, flatten
 from recsys.data.faults import Fault, Place
 from recsys.data.schema import Projection, leaf_columns, string_columns
-from recsys.data.splits import Split, readable
+from recsys.data.splits import Split, is_passed_over, readable
 
 # Row groups are read in a random order of files; a few files stay open.
 OPEN_FILES = 16
@@ -36,7 +37,11 @@ class RowGroups:
         group = self.split.row_groups[number]
         with readable(self.split.show(group.file)):
             parquet, columns = self._file(group.file)
-            return parquet.read_row_group(group.index, columns=columns, use_threads=False)
+            table = parquet.read_row_group(group.index, columns=columns, use_threads=False)
+        if self.split.passed_over:
+            others = is_passed_over(table["surface"], self.split.passed_over)
+            table = table.filter(pc.invert(others)).combine_chunks()
+        return table
 
     def __enter__(self) -> "RowGroups":
         return self

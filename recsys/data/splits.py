@@ -1,11 +1,13 @@
 """The Parquet files of a split, on any file system, and their row groups."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -34,7 +36,8 @@ class RowGroup:
 class Split:
     """The files of a split, sorted by path. This order of rows is the split's canonical order.
 
-    Empty row groups are left out. `schemas` has the Arrow schema of each file.
+    Empty row groups are left out. `schemas` has the Arrow schema of each file. Rows whose surface
+    is in `passed_over` are not part of the split.
     """
 
     url: str
@@ -43,6 +46,7 @@ class Split:
     schemas: tuple[pa.Schema, ...] = field(repr=False)
     row_groups: tuple[RowGroup, ...] = field(repr=False)
     prefix: str = ""
+    passed_over: tuple[str, ...] = ()
 
     @cached_property
     def requests(self) -> int:
@@ -57,14 +61,43 @@ class Split:
         """The path of a file as a user would write it."""
         return self.prefix + self.files[file]
 
+    def without(self, surfaces: Sequence[str]) -> "Split":
+        """The split without the rows of some surfaces; reads the column `surface` to count them."""
+        kept = []
+        for file, groups in groupby(self.row_groups, key=lambda group: group.file):
+            with (
+                readable(self.show(file)),
+                pq.ParquetFile(self.filesystem.open_input_file(self.files[file])) as parquet,
+            ):
+                if "surface" not in parquet.schema_arrow.names:
+                    return self  # the schema's check says so
+                for group in groups:
+                    column = parquet.read_row_group(group.index, columns=["surface"])["surface"]
+                    share = pc.sum(pc.invert(is_passed_over(column, surfaces))).as_py()
+                    if share:
+                        candidates = round(group.candidates * share / group.requests)
+                        kept.append(replace(group, requests=share, candidates=candidates))
+        if not kept:
+            raise UserError(f"{self.url}: no row of data.surfaces; choose other surfaces")
+        return replace(self, row_groups=tuple(kept), passed_over=tuple(surfaces))
+
+
+def is_passed_over(surface: pa.ChunkedArray, surfaces: Sequence[str]) -> pa.ChunkedArray:
+    """Which rows are of one of `surfaces`; null and unknown ones stay, to be reported."""
+    if pa.types.is_dictionary(surface.type):
+        surface = surface.cast(pa.string())
+    return pc.is_in(surface, value_set=pa.array(surfaces, surface.type))
+
 
 def open_split(config: Config, split: str) -> Split:
-    """Lists a split of the configuration: `train`, `valid` or `test`.
+    """Lists a split of the configuration: `train`, `valid` or `test`, on `data.surfaces` alone.
 
     Raises `UserError` for a missing or empty folder and for files that are not Parquet.
     """
     root = config.data.root.rstrip("/") or "/"
-    return open_table(f"{root}/{getattr(config.data, split)}", f"data.{split}")
+    found = open_table(f"{root}/{getattr(config.data, split)}", f"data.{split}")
+    others = [name for name in config.surfaces if name not in config.active_surfaces]
+    return found.without(others) if others else found
 
 
 def open_table(url: str, key: str = "table") -> Split:

@@ -1,6 +1,7 @@
 """The rows of each surface, of any tensor of a batch."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class Slices:
             return tensor  # all rows are of this surface
         key = (id(tensor), requests)
         if key not in self._parts:
-            sizes = [b - a for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+            sizes = [b - a for a, b in pairwise(offsets)]
             # The tensor is kept, so that no other one gets its id.
             self._parts[key] = (tensor, tensor.split(sizes))
         return self._parts[key][1][s]

@@ -2,23 +2,24 @@
 
 import tempfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from bench.steps import Training, largest_difference, read_batches
 from bench.tables import Shape, experiment, write_table
 from bench.timing import by_turns, compare, speed
-from torch import Tensor
-
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.model.trunk import TrunkOutput
 from recsys.model.unified import UnifiedModel
 from recsys.training.ranks import start_ranks
 
-CANDIDATES, HISTORY, REQUESTS = 12, 50, 170
-BATCH = CANDIDATES * REQUESTS
+CANDIDATES, HISTORY = 12, 50
+BATCHES = (2_040, 8_160)  # candidates: whole requests, about 2,048 and 8,192
 MODEL = {
     "sequence": {"dim": 64, "layers": 2, "heads": 4, "feedforward": 128},
     "projection": {"sequence": 32, "width": 256},
@@ -28,9 +29,18 @@ MODEL = {
 TOWER = {"stem": [128], "branches": {"click": [64], "like": [64]}}
 
 
-def layouts(rounds: int, batches: int = 2) -> dict[str, Any]:
+def layouts(rounds: int, batches: tuple[int, ...] = BATCHES) -> dict[str, Any]:
     """Steps on grouped rows, on the same rows flattened, and on these by a plain flat model."""
-    shape = Shape(REQUESTS * batches, CANDIDATES, HISTORY)
+    return {
+        "candidates_a_request": CANDIDATES,
+        "history": HISTORY,
+        **{f"batch_{batch}": compare_layouts(rounds, batch) for batch in batches},
+    }
+
+
+def compare_layouts(rounds: int, batch: int) -> dict[str, Any]:
+    """One batch of `batch` candidates, in each of the three ways, from equal weights."""
+    shape = Shape(batch // CANDIDATES, CANDIDATES, HISTORY)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_table(root / "grouped", shape)
@@ -38,7 +48,7 @@ def layouts(rounds: int, batches: int = 2) -> dict[str, Any]:
 
         def config(split: str) -> Config:
             return experiment(
-                root, shape, model=MODEL, tower=TOWER, batch_candidates=BATCH, train=split
+                root, shape, model=MODEL, tower=TOWER, batch_candidates=batch, train=split
             )
 
         grouped, flat = (read_batches(config(split)) for split in ("grouped", "flat"))
@@ -46,27 +56,22 @@ def layouts(rounds: int, batches: int = 2) -> dict[str, Any]:
             runs = {
                 "grouped": Training(config("grouped"), ranks, grouped),
                 "flat": Training(config("flat"), ranks, flat),
-                "plain flat model": Training(config("flat"), ranks, flat, plain_flat_forward),
+                "plain_flat_model": Training(config("flat"), ranks, flat, plain_flat_forward),
             }
             for each in runs.values():
                 each.same_weights(runs["grouped"])
             differences = {
                 name: largest_difference(runs["grouped"], runs[name])
-                for name in ("flat", "plain flat model")
+                for name in ("flat", "plain_flat_model")
             }
             if max(differences.values()) > 1e-4:
                 raise RuntimeError(f"logits differ: {differences}")
             found = by_turns({name: each.run for name, each in runs.items()}, rounds)
-    rows = BATCH * len(grouped)
     return {
-        "candidates_a_request": CANDIDATES,
-        "history": HISTORY,
-        "rows": rows,
-        "steps": len(grouped),
         "largest_logit_difference": max(differences.values()),
-        **{name.replace(" ", "_"): speed(rows, seconds) for name, seconds in found.items()},
+        **{name: speed(batch, seconds) for name, seconds in found.items()},
         "flat_over_grouped_time": compare(found["flat"], found["grouped"]),
-        "plain_flat_model_over_flat_time": compare(found["plain flat model"], found["flat"]),
+        "plain_flat_model_over_flat_time": compare(found["plain_flat_model"], found["flat"]),
     }
 
 
@@ -79,7 +84,7 @@ def plain_flat_forward(model: UnifiedModel, batch: Batch) -> Tensor:
     rows = model.lookup(batch)
     trunk = plain_flat_trunk(model, batch, rows)
     ends = batch.candidate_offsets
-    sizes = [b - a for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    sizes = [b - a for a, b in pairwise(ends)]
     logits = [
         model.towers[name].tower(x, experts, {})  # type: ignore[union-attr]
         for name, x, experts in zip(
@@ -89,9 +94,7 @@ def plain_flat_forward(model: UnifiedModel, batch: Batch) -> Tensor:
     return torch.cat(logits)
 
 
-def plain_flat_trunk(
-    model: UnifiedModel, batch: Batch, rows: Mapping[str, Tensor]
-) -> TrunkOutput:
+def plain_flat_trunk(model: UnifiedModel, batch: Batch, rows: Mapping[str, Tensor]) -> TrunkOutput:
     """`Trunk.forward` without request-level machinery."""
     trunk = model.trunk
     request = [rows[c.key] for c in trunk.request_ids]

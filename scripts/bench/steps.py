@@ -1,13 +1,12 @@
 """Training steps – forward, loss, backward, both optimizers – on batches held in memory."""
 
 from collections.abc import Callable
-from pathlib import Path
 from types import MethodType
 
 import torch
-from bench.timing import Seconds, Stopwatch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bench.timing import Seconds, Stopwatch
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.reader import Reader
@@ -95,20 +94,10 @@ def largest_difference(first: Training, second: Training) -> float:
         )
 
 
-def flops(module: nn.Module, run: Callable[[], object], parts: dict[str, str]) -> dict[str, float]:
-    """Floating-point operations of matrix products in `run`: in all, and of submodules by name."""
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products in `run`."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False, depth=None) as counter:
+    with FlopCounterMode(display=False) as counter:
         run()
-    counts = counter.get_flop_counts()
-    found = {"all": float(counter.get_total_flops())}
-    for part, name in parts.items():
-        path = f"{type(module).__name__}.{name}"
-        found[part] = float(sum(counts[path].values())) if path in counts else 0.0
-    return found
-
-
-def temporary_table(folder: Path) -> Path:
-    """The folder of a train split."""
-    return folder / "train"
+    return counter.get_total_flops()

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from bench.steps import Training, flops, read_batches
 from bench.tables import Shape, experiment, write_table
 from bench.timing import by_turns, compare, median
-from torch import Tensor
-
 from recsys.data.batch import Batch
 from recsys.model.unified import UnifiedModel
 from recsys.training.ranks import start_ranks
@@ -86,11 +86,7 @@ def check_every_tower(own: Training, every: Training) -> None:
 
 def tower_share(run: Training) -> float:
     """The towers' share of the floating-point operations of a forward pass."""
+    model, [batch, *_] = run.model, run.batches
     with torch.no_grad():
-        found = flops(run.model, lambda: run.model(run.batches[0]), {"towers": "towers"})
-        alone = flops(
-            run.model.trunk,
-            lambda: run.model.trunk(run.batches[0], run.model.lookup(run.batches[0])),
-            {},
-        )
-    return 1.0 - alone["all"] / found["all"]
+        rows = model.lookup(batch)
+        return 1.0 - flops(lambda: model.trunk(batch, rows)) / flops(lambda: model(batch))

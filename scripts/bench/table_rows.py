@@ -8,7 +8,6 @@ from bench.end_to_end import MODEL, STEM
 from bench.steps import Training, read_batches
 from bench.tables import Shape, experiment, write_table
 from bench.timing import by_turns, compare, median
-
 from recsys.training.ranks import start_ranks
 
 BATCH = 2_048

@@ -83,9 +83,7 @@ def flatten(table: pa.Table) -> pa.Table:
     flat = table.take(pa.array(np.repeat(np.arange(len(table)), lengths)))
     one_each = np.arange(len(lists.values) + 1, dtype=np.int32)
     position = table.column_names.index("candidates")
-    return flat.set_column(
-        position, "candidates", pa.ListArray.from_arrays(one_each, lists.values)
-    )
+    return flat.set_column(position, "candidates", pa.ListArray.from_arrays(one_each, lists.values))
 
 
 def _numbers(draw: np.random.Generator, count: int) -> np.ndarray:

@@ -31,13 +31,18 @@ def test_numbers_equal_plain_statistics(tmp_path: Path) -> None:
     rows = tables.rows(90, seed=8)
     tables.write(tmp_path / "train", rows, (50, 9), (40, 40))
     found = fit(tables.config(tmp_path)).numbers
-    assert list(found) == ["candidate.price"]  # all others are under none or log1p
+    # Numbers under `none` need nothing.
+    assert list(found) == ["request.age", "candidate.price", "history.hours"]
     prices = [c["price"] for r in rows for c in r["candidates"] or [] if c]
     prices = np.array([price for price in prices if price is not None], dtype=float)
     price = found["candidate.price"]
     assert price.mean == pytest.approx(prices.mean(), rel=1e-12)
     assert price.std == pytest.approx(prices.std(), rel=1e-12)
     np.testing.assert_allclose(price.quantiles, np.quantile(prices, np.arange(1, 256) / 256))
+    # Events that are cut off are not read, so they do not count.
+    hours = [e["hours"] for r in rows for e in (r["history"] or [])[-4:] if e]
+    hours = np.array([hour for hour in hours if hour is not None], dtype=np.float32)
+    assert found["history.hours"].mean == pytest.approx(hours.astype(float).mean(), rel=1e-9)
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_nothing_is_read_if_nothing_is_fitted(tmp_path: Path) -> None:
             "name": "plain",
             "data": {"root": str(tmp_path / "missing")},
             "tables": {"item": {"rows": 9, "dim": 4}},
-            "features": {"candidate": {"item": {"id": "item"}, "age": {"number": "log1p"}}},
+            "features": {"candidate": {"item": {"id": "item"}, "age": {"number": "none"}}},
             "surfaces": {"search": {"tasks": ["click"]}},
         },
         "test",

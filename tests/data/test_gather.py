@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recsys.data.gather as gathering
 from recsys.data.gather import Gather
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.randoms())
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
 @pytest.mark.parametrize("width", [(), (1,), (3,), (0,)])

@@ -370,3 +370,26 @@ def test_null_is_nan_and_row_0(tmp_path: Path) -> None:
     assert bags["request.query"].values().tolist() == [0]
     assert bags["request.codes"].values().tolist() == [0, 1]
     assert math.isnan(batch.request_numbers[0, 0])
+
+
+@pytest.mark.parametrize("chosen", [["search"], ["home", "related"]])
+def test_rows_of_surfaces_that_are_not_trained_are_passed_over(
+    config: Config, chosen: list[str]
+) -> None:
+    part = config.model_validate(
+        {
+            **config.model_dump(by_alias=True),
+            "data": {**config.data.model_dump(), "surfaces": chosen},
+        }
+    )
+    wanted = [number for number, row in enumerate(ROWS) if row["surface"] in chosen]
+    assert 0 < len(wanted) < COUNT
+    with Reader(part, "train", fit(part), batch_candidates=17) as reader:
+        assert reader.requests == len(wanted)
+        batches = list(reader)
+    assert sorted(number for batch in batches for number in users(batch)) == wanted
+    # A position counts the rows that are read: the rest of the epoch is the same after a resume.
+    third = batches[2].position
+    rest = read(part, remaining=[third])
+    assert [users(batch) for batch in rest] == [users(batch) for batch in batches[3:]]
+    assert reader.layout.surfaces == tuple(name for name in config.surfaces if name in chosen)

@@ -24,8 +24,9 @@ def draw_weights(model: nn.Module, seed: int) -> None:
         for _, module in sorted(model.named_modules()):
             if isinstance(module, NumberTransforms):
                 count = len(module.columns)
-                module.mean.copy_(torch.randn(count, generator=generator))
-                module.std.copy_(torch.rand(count, generator=generator) + 0.5)
+                for mean, std in ((module.mean, module.std), (module.log_mean, module.log_std)):
+                    mean.copy_(torch.randn(count, generator=generator))
+                    std.copy_(torch.rand(count, generator=generator) + 0.5)
                 drawn = torch.randn(count, QUANTILES, generator=generator)
                 module.quantiles.copy_(drawn.sort(dim=1).values)
 

@@ -45,7 +45,7 @@ def test_low_rank_cross_crosses_its_inputs() -> None:
 def test_history_attention_queries_the_history_with_the_other_inputs() -> None:
     torch.manual_seed(0)
     module = built("history_attention", {"history": 8, **INPUTS}, heads=4)
-    assert module.out_features == 8
+    assert module.out_features == 16  # what is attended to, and its product with the query
     assert module.attention.attention.heads == 4
     tokens, mask = torch.randn(2, 5, 8), torch.ones(2, 5).bool()
     history = History(tokens, mask, torch.tensor([0, 0, 1]), 2)

@@ -134,7 +134,7 @@ def test_names_choose_features_of_one_surface_too() -> None:
 def test_statistics_travel_with_the_weights() -> None:
     source, target = NumberTransforms(COLUMNS), NumberTransforms(COLUMNS)
     source.fit(statistics())
-    assert set(source.state_dict()) == {"mean", "std", "quantiles"}
+    assert set(source.state_dict()) == {"mean", "std", "log_mean", "log_std", "quantiles"}
     target.load_state_dict(source.state_dict())
     values = torch.from_numpy(raw(20))
     assert torch.equal(source(values), target(values))

@@ -97,6 +97,18 @@ def test_both_paths_attend_alike(counts: list[int], gathered: bool) -> None:
         torch.testing.assert_close(result[row], expected, rtol=0, atol=1e-6)
 
 
+def test_the_output_is_what_is_attended_to_and_its_product_with_the_query() -> None:
+    torch.manual_seed(0)
+    attention = CandidateAttention(CONFIG.dim, 2, in_features=4)
+    assert attention.out_features == 2 * CONFIG.dim
+    history = encode(encoder_of(1), [torch.randn(3, FEATURES)], [0, 0])
+    candidates = torch.randn(2, 4)
+    queries = attention.query(candidates)
+    attended = attention.attention(queries.unsqueeze(0), history.tokens, history.mask)[0]
+    expected = torch.cat([attended, attended * queries], dim=1)
+    torch.testing.assert_close(attention(candidates, history), expected)
+
+
 def test_the_part_of_a_surface() -> None:
     encoder = encoder_of(2)
     history = encode(encoder, [torch.randn(i, FEATURES) for i in range(4)], [0, 1, 1, 2, 3, 3])
@@ -110,4 +122,4 @@ def test_no_request_at_all() -> None:
     encoder = encoder_of(0)
     history = encode(encoder, [], [])
     attention = CandidateAttention(CONFIG.dim, 2, in_features=4)
-    assert attention(torch.zeros(0, 4), history).shape == (0, CONFIG.dim)
+    assert attention(torch.zeros(0, 4), history).shape == (0, attention.out_features)

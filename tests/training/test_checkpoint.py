@@ -49,7 +49,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-5])
 
 
 def leave_nothing(path: Path) -> None:

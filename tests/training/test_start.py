@@ -40,7 +40,7 @@ def test_what_may_change(path: str, value: Any) -> None:
     ("path", "value", "message"),
     [
         ("data.train", "other", "data.train: is 'other' here but 'train' in run/config.yaml; "),
-        ("data.shuffle_row_groups", 3, "data.shuffle_row_groups: is 3 here but 8 in "),
+        ("data.shuffle_row_groups", 3, "data.shuffle_row_groups: is 3 here but "),
         ("training.dense.clip_norm", None, "training.dense.clip_norm: is None here but 1.0 in "),
         ("model.sequence", None, "model.sequence.dim: is 'absent' here but 64 in "),
         ("tables.more", {"rows": 3, "dim": 4}, "tables.more.rows: is 3 here but 'absent' in "),

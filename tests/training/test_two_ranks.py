@@ -11,7 +11,7 @@ from recsys.data.layout import Layout
 from recsys.errors import RunError
 from recsys.training.ranks import start_ranks
 from recsys.training.sharded import unwrap
-from tests.model.requests import Request, collate, random_requests
+from tests.model.requests import Request, collate, random_config, random_requests
 from tests.training.steps import (
     assert_close,
     gradients,
@@ -151,6 +151,41 @@ def test_a_tower_without_rows_on_any_rank_does_not_move(two_ranks: TwoRanks, abs
             names = [name for name in before if name.startswith(f"towers.{other}.tower.heads")]
             moved = any(not np.array_equal(before[name], after[name]) for name in names)
             assert moved == (other != absent)
+
+
+def late_only(how: str) -> dict[str, np.ndarray]:
+    """Steps of a model with a collection that nothing reads but one surface's module."""
+    document = random_config(0).model_dump(mode="json", by_alias=True)
+    features, surfaces, tables = (document[key] for key in ("features", "surfaces", "tables"))
+    tables["query"]["dim"] = 16  # the only table of this width that is read as a sequence
+    features["candidate"]["query_of_item"] = {"id": "query", "surfaces": ["search"]}
+    surfaces["search"]["tower"]["modules"][0]["inputs"].append("query_of_item")
+    training = {**SMOOTH, "loss": "cell"}
+    config = random_config(
+        0, tables=tables, features=features, surfaces=surfaces, training=training
+    )
+    assert {c.name for c in Layout(config).ids_of("sequences_16")} == {"query", "query_of_item"}
+    requests = random_requests(config, 12, 3)
+    parts = (
+        [r for r in requests if r["surface"] != "search"],
+        [r for r in requests if r["surface"] == "search"],
+    )
+    assert all(parts)
+    with start_ranks(20) as ranks:
+        stepper = stepper_of(config, ranks)
+        for number in range(2):
+            mine = parts[ranks.rank] if ranks.world == 2 else requests
+            if how == "empty" and ranks.world == 2:
+                mine = requests if ranks.rank else []
+            take_step(stepper, collate(config, mine), number)
+        return weights(stepper)
+
+
+@pytest.mark.parametrize("how", ["surface on one rank", "empty"])
+def test_a_table_of_one_surface_whose_rows_are_on_one_rank(two_ranks: TwoRanks, how: str) -> None:
+    """The other rank must enter the backward pass of its lookup too, or both wait for ever."""
+    together = whole_weights(*two_ranks.run(late_only, how, timeout=60))
+    assert_close(together, whole_weights(late_only(how)), atol=3e-5)
 
 
 def faulty_step(seed: int) -> str:

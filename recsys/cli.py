@@ -71,7 +71,7 @@ def _report(document: Any, as_json: bool, show: Callable[[Console], None]) -> No
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Versions, whether torch, torchrec and fbgemm-gpu match, devices; says the fix of each fault."""
+    """Versions, whether torch, torchrec and fbgemm-gpu match, devices; the fix of each fault."""
     from recsys.doctor import examine, print_examination
 
     found = examine()

@@ -6,7 +6,7 @@ from functools import cached_property
 from recsys.config import Config, IdFeature, NumberFeature
 from recsys.config.features import Level
 
-# The collections that tables live in; see `Layout`. Those of sequences are one for each table width,
+# The collections that tables live in; see `Layout`. Those of sequences are one for each width,
 # `sequences_8`, `sequences_32`, …, because a torchrec `EmbeddingCollection` has one width.
 REQUEST_BAGS = "request_bags"
 CANDIDATE_BAGS = "candidate_bags"
@@ -51,8 +51,8 @@ class Layout:
 
     - `request_bags` (an `EmbeddingBagCollection` of stride R) if only request features read it,
     - `candidate_bags` (one of stride N) if only candidate features read it,
-    - `sequences_DIM` (an `EmbeddingCollection` of stride R) if the history reads it, or requests and
-      candidates both do, or its features pool in different ways. There a request feature is a
+    - `sequences_DIM` (an `EmbeddingCollection` of stride R) if the history reads it, or requests
+      and candidates both do, or its features pool in different ways. There a request feature is a
       sequence of length 1, a candidate feature one of length n_candidates.
     """
 

@@ -19,7 +19,10 @@ from recsys.data.layout import REQUEST_BAGS, IdColumn, Layout, is_sequences
 
 
 def pool(rows: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Sums or averages runs of rows: `[L, dim]`, `[n]` with sum L → `[n, dim]`; empty runs are 0."""
+    """Sums or averages runs of rows; an empty run gives 0.
+
+    `rows [L, dim]`, `lengths [n]` of sum L → `[n, dim]`.
+    """
     owner = torch.repeat_interleave(lengths, output_size=rows.shape[0])
     pooled = rows.new_zeros(lengths.shape[0], rows.shape[1]).index_add(0, owner, rows)
     if pooling == "mean":
@@ -60,7 +63,7 @@ def bag_runs(collection: str, batch: Batch) -> int:
 
 
 class ShardedLookup(Lookup):
-    """TorchRec collections: an `EmbeddingCollection` a table width, up to two `EmbeddingBagCollection`s.
+    """TorchRec collections: `EmbeddingCollection`s and `EmbeddingBagCollection`s, see `Layout`.
 
     `forward` hands the batch's `KeyedJaggedTensor`s to them as they are, so that the sparse
     pipeline can start the lookups of the next batch while this one computes.

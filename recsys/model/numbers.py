@@ -27,14 +27,17 @@ class NumberTransforms(nn.Module):
     - `standard`: (x − mean) / std, clipped to ±4
     - `rank`: 2 · F(x) − 1, where F is the share of fitted quantiles below x
 
-    The mean and std of the logarithm are those of the fitted quantiles' logarithms. An absent number is 0 under each transform. Each feature that may be absent adds a missing
-    indicator. Means, stds and quantiles are buffers: they travel with the weights.
+    The mean and std of the logarithm are those of the fitted quantiles' logarithms. An absent
+    number is 0 under each transform. Each feature that may be absent adds a missing indicator. All
+    that is fitted is in buffers, and travels with the weights.
 
     Args:
         columns: all number features of the level, in the order of the batch's columns.
         names: the features to transform; None takes all that feed the trunk (no `surfaces`).
     """
 
+    take: Tensor
+    _nullable: Tensor
     mean: Tensor
     std: Tensor
     log_mean: Tensor

@@ -57,13 +57,13 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    store = dist.HashStore() if "MASTER_ADDR" not in os.environ else None
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         rank=rank,
         world_size=world,
         timeout=timedelta(seconds=timeout_seconds),
-        **({"store": store} if store is not None else {}),
+        # Alone, without torchrun, there is nobody to meet.
+        store=dist.HashStore() if "MASTER_ADDR" not in os.environ else None,
     )
     try:
         yield Ranks(rank, world, device)

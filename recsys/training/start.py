@@ -41,9 +41,14 @@ def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -
             _prepare(config, run, resume)
         except UserError as error:
             fault = str(error)
-    fault = ranks.gather(fault)[0]
-    if fault:
-        raise UserError(str(fault))
+    _raise_on_all(fault, ranks)
+
+
+def _raise_on_all(fault: str | None, ranks: Ranks) -> None:
+    """Raises on every rank what went wrong on the first (collective)."""
+    found = ranks.gather(fault)[0]
+    if found:
+        raise UserError(str(found))
 
 
 def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
@@ -104,7 +109,5 @@ def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statis
         except UserError as error:
             shutil.rmtree(run.statistics, ignore_errors=True)
             fault = str(error)
-    fault = ranks.gather(fault)[0]
-    if fault:
-        raise UserError(str(fault))
+    _raise_on_all(fault, ranks)
     return Statistics.load(run.statistics)

@@ -17,6 +17,7 @@ from bench.tables import ID_DIM, NUMBERS, TASKS, Shape, experiment, write_table
 from bench.timing import Seconds, Stopwatch, by_turns, compare, median, speed
 from recsys.config import Config
 from recsys.data.batch import Batch
+from recsys.data.fit import fit
 from recsys.data.layout import CANDIDATE_BAGS, REQUEST_BAGS
 from recsys.data.reader import Reader
 from recsys.model.lookup import table_rows
@@ -129,6 +130,7 @@ def same_training(config: Config, ranks: Ranks, rows: list[Rows]) -> dict[str, A
     from recsys.training.step import Stepper
 
     model, _ = build_sharded_model(config, ranks)
+    unwrap(model).fit_numbers(fit(config).numbers)
     parameters = dense_parameters(model)
     stepper = Stepper(
         model,
@@ -171,6 +173,11 @@ def copy_weights(model: DistributedModelParallel, loop: Loop) -> None:
             whole = tables[name.split(".")[-2]].local_shards()[0].tensor
             copy(value.local_shards()[0].tensor, whole)
     copy(target.surface.weight, trunk.surface.weight)
+    for name in ("mean", "std"):
+        fitted = [
+            x.get_buffer(f"log_{name}") for x in (trunk.request_numbers, trunk.candidate_numbers)
+        ]
+        copy(target.get_buffer(name), torch.cat(fitted))
     ids = ID_DIM * len(trunk.request_ids)
     request, candidate = trunk.projection.request.weight, trunk.projection.candidate.weight
     columns = [

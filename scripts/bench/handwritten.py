@@ -78,6 +78,8 @@ class Model(nn.Module):
         self.embeddings = EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
         self.surface = nn.Embedding(surfaces, min(16, 4 * surfaces))
         features = len(tables) * dim + numbers + self.surface.embedding_dim
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("std", torch.ones(numbers))
         self.projection = nn.Identity()
         if width:
             self.projection = nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width))
@@ -87,7 +89,8 @@ class Model(nn.Module):
         )
 
     def forward(self, rows: Rows) -> Tensor:
-        numbers = rows.numbers.sign() * rows.numbers.abs().log1p()
+        logs = rows.numbers.sign() * rows.numbers.abs().log1p()
+        numbers = ((logs - self.mean) / self.std).clamp(-4, 4)
         pooled = self.embeddings(rows.ids).values()
         x = self.projection(torch.cat([pooled, numbers, self.surface(rows.surface)], dim=1))
         parts = zip(x.split(rows.sizes), self.experts(x).split(rows.sizes), strict=True)

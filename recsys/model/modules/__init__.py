@@ -9,8 +9,8 @@ A module is an `nn.Module` with this interface:
         def forward(self, inputs: Mapping[str, Tensor | History]) -> Tensor: ...
             # each input [n, width] on the n candidates of the surface; → [n, out_features]
 
-`trunk` is the trunk's output, `history` a `History`; every other name is a declared feature, already
-broadcast from requests to candidates.
+`trunk` is the trunk's output, `history` a `History`; every other name is a declared feature,
+already broadcast from requests to candidates.
 """
 
 import importlib

@@ -23,6 +23,8 @@ data:
   train: train
   valid: valid
   test: test
+  # Files are sorted by user: a window of few row groups is a few users, with all their requests.
+  shuffle_row_groups: 64
 
 # Ids of the simulated log are 0 … rows - 1, so that an id is its own row (encode: none).
 tables:
@@ -66,10 +68,10 @@ model:
 
 training:
   epochs: 3
-  batch_candidates: 2048
+  batch_candidates: 1024
   loss: cell
   sparse: {{lr: 0.02}}
-  dense: {{lr: 0.001, decay: linear}}
+  dense: {{lr: 0.002, decay: linear}}
   precision: fp32
   seed: 1
 

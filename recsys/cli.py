@@ -69,6 +69,10 @@ def _report(document: Any, as_json: bool, show: Callable[[Console], None]) -> No
         show(Console())
 
 
+def _shown(value: float | None) -> str:
+    return "without a value" if value is None else f"{value:.5f}"
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Versions, whether torch, torchrec and fbgemm-gpu match, devices; the fix of each fault."""
@@ -173,7 +177,7 @@ def train(
         as_json,
         lambda console: console.print(
             f"{summary['steps']} steps, {summary['candidates']:,} candidates; best valid "
-            f"{summary['monitor']} {summary['best_value']:.5f} at step {summary['best_step']}; "
+            f"{summary['monitor']} {_shown(summary['best_value'])} at step {summary['best_step']}; "
             f"next: recsys evaluate {path}"
         ),
     )

@@ -28,6 +28,13 @@ class TableConfig(Section):
         1, ge=1, description="vocab only: ids seen less often than this read the unknown row"
     )
 
+    init_std: float | None = Field(
+        None,
+        gt=0,
+        description="Rows start normal with this standard deviation. Default: uniform within "
+        "±1/√(rows + 1). About 0.25 helps small tables whose rows are multiplied with each other",
+    )
+
     @field_validator("dim")
     @classmethod
     def _multiple_of_four(cls, dim: int) -> int:

@@ -72,6 +72,9 @@ class Assembler:
                     row[:] = np.bincount(request_index, weights=inner, minlength=stride)
             elif column.multi_valued:
                 row[:] = block.inner[column.key]
+        if stride == 0:
+            # torchrec's sharded collections refuse a stride of 0: one empty run stands for none.
+            stride, lengths = 1, np.zeros((len(columns), 1), dtype=np.int64)
         values = [block.ids[column.key] for column in columns]
         # On a GPU, torchrec would have to wait for the device to work these out.
         per_key = [len(each) for each in values]

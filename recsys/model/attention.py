@@ -61,7 +61,7 @@ class TransformerLayer(nn.Module):
 
 
 def positions_in_runs(lengths: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """For each of `total = lengths.sum()` elements: its run and its position in it, both `[total]`."""
+    """The run of each element and its position there, both `[total]`; total = lengths.sum()."""
     run = torch.repeat_interleave(lengths, output_size=total)
     starts = lengths.cumsum(0) - lengths
     return run, torch.arange(total, device=lengths.device) - starts[run]

@@ -6,6 +6,7 @@ Two implementations give the same rows for the same weights under the same state
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,14 @@ def pool(rows: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         pooled = pooled / lengths.clamp(min=1).unsqueeze(1)
     return pooled
+
+
+def initialise(weight: Tensor, std: float | None) -> Tensor:
+    """Fills a table, or a shard of one, in place; without `std` as TorchRec does by default."""
+    if std is None:
+        bound = weight.shape[0] ** -0.5
+        return nn.init.uniform_(weight, -bound, bound)
+    return nn.init.normal_(weight, std=std)
 
 
 def table_rows(table: TableConfig) -> int:
@@ -88,6 +97,7 @@ class ShardedLookup(Lookup):
                 "num_embeddings": table_rows(table),
                 "embedding_dim": table.dim,
                 "feature_names": [column.key for column in readers],
+                "init_fn": partial(initialise, std=table.init_std) if table.init_std else None,
             }
             if is_sequences(collection):
                 found.append(EmbeddingConfig(**common))
@@ -150,11 +160,8 @@ class PlainLookup(Lookup):
             for name, table in layout.config.tables.items()
             if name in wanted
         }
-        for table in tables.values():
-            # As TorchRec initialises its tables.
-            nn.init.uniform_(
-                table.weight, -(table.num_embeddings**-0.5), table.num_embeddings**-0.5
-            )
+        for name, table in tables.items():
+            initialise(table.weight, layout.config.tables[name].init_std)
         self._adopt(tables)
 
     def _adopt(self, tables: dict[str, nn.Embedding]) -> None:

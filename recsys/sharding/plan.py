@@ -68,7 +68,8 @@ def make_plan(model: nn.Module, config: Config, world: int, device: torch.device
         if world > 1:
             return planner.collective_plan(model, sharders(), dist.group.WORLD)
         return planner.plan(model, sharders())
-    except PlannerError as error:
+    except (PlannerError, RuntimeError) as error:
+        # RuntimeError: a constraint leaves no option on this device.
         reason = " ".join(str(error).split())
         raise UserError(f"sharding: no plan fits {world} {device.type} ranks: {reason}") from error
 

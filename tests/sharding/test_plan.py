@@ -80,7 +80,6 @@ def test_a_plan_that_is_impossible() -> None:
     assert "\n" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="the planner's RuntimeError is not made a UserError")
 def test_constraints_that_no_rank_can_meet() -> None:
     constraints = {"constraints": {"user": {"kernels": ["fused_uvm_caching"]}}}
     config = random_config(0, sharding=constraints)  # caching is for GPUs

@@ -37,7 +37,13 @@ DROPOUT = (
     "model.experts.dropout=0.1",
     "surfaces.home.tower.dropout=0.1",
 )
-OPTIMISER = ("training.epochs=2", "training.dense.lr=0.01", "training.dense.weight_decay=0.01")
+# Rates that change from step to step, so that each must be that of its own step.
+OPTIMISER = (
+    "training.epochs=2",
+    "training.dense.lr=0.01",
+    "training.dense.decay=linear",
+    "training.dense.weight_decay=0.01",
+)
 OVERRIDES = [*SMALL, *DROPOUT, *OPTIMISER]
 
 

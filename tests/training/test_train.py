@@ -19,7 +19,9 @@ from tests.training.runs import lines_of, newest, state_of
 
 @pytest.fixture(scope="module")
 def config(logs: Path) -> Config:
-    return load_config(logs / "config.yaml", [*SMALL, "training.epochs=2"])
+    return load_config(
+        logs / "config.yaml", [*SMALL, "training.epochs=2", "training.dense.decay=linear"]
+    )
 
 
 @pytest.fixture(scope="module")

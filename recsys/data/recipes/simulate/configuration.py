@@ -30,12 +30,12 @@ data:
 tables:
   user: {{rows: {users}, dim: 16}}
   item: {{rows: {items}, dim: 16}}        # candidates, history{seed_reader}
-  category: {{rows: {categories}, dim: 16}}
-  action: {{rows: {actions}, dim: 8}}       # {action_names}
-  country: {{rows: {countries}, dim: 8, encode: vocab}}   # strings
-  age_group: {{rows: {age_groups}, dim: 8}}
-  interest: {{rows: {tags}, dim: 16}}      # read by a pooled request feature only
-  tag: {{rows: {tags}, dim: 16}}           # read by a pooled candidate feature only
+  category: {{rows: {categories}, dim: 16, init_std: 0.25}}
+  action: {{rows: {actions}, dim: 8, init_std: 0.25}}       # {action_names}
+  country: {{rows: {countries}, dim: 8, encode: vocab, init_std: 0.25}}   # strings
+  age_group: {{rows: {age_groups}, dim: 8, init_std: 0.25}}
+  interest: {{rows: {tags}, dim: 16, init_std: 0.25}}      # read by a pooled request feature only
+  tag: {{rows: {tags}, dim: 16, init_std: 0.25}}           # read by a pooled candidate feature only
 {query_table}
 features:
   request:
@@ -80,7 +80,7 @@ evaluation:
   keep: [user_id, item_id]
 """
 
-_QUERY_TABLE = "  query: {{rows: {queries}, dim: 16}}        # search only\n"
+_QUERY_TABLE = "  query: {{rows: {queries}, dim: 16, init_std: 0.25}}        # search only\n"
 # Features that one surface alone has bypass the trunk; a module of its tower reads them.
 _SEARCH_REQUEST = "    query: {id: query, surfaces: [search]}\n"
 _RELATED_REQUEST = """\

@@ -5,8 +5,8 @@
 Runs `recsys data simulate` and `recsys train` (one epoch and its validation) as processes of their
 own and takes the largest resident set that the system counted for each. Both trainings have the
 model and the tables of the larger log: a small model, as what is looked for is what grows with the
-rows. The smaller log must fill the reader's windows (`data.shuffle_row_groups` row groups of 4,096
-requests, of which three may be in memory).
+rows. The smaller log must be several of the reader's windows (8 row groups of 4,096 requests, of
+which three may be in memory): the default has 5 in its train split.
 """
 
 import json
@@ -20,7 +20,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-MODEL = (
+OVERRIDES = (
+    "data.shuffle_row_groups=8",
     "model.sequence={dim: 16, layers: 1, heads: 2, feedforward: 16}",
     "model.projection={sequence: 8, width: 32}",
     "model.crossing=null",
@@ -62,7 +63,7 @@ def measure(folder: Path, requests: int, factor: int, candidates: int) -> dict[s
         simulating[name] = peak_megabytes(["data", "simulate", str(folder / name), *sizes])
     config = folder / f"{factor}x" / "config.yaml"
     for name in logs:
-        overrides = [f"data.root={folder / name}", *MODEL]
+        overrides = [f"data.root={folder / name}", *OVERRIDES]
         run = ["--run", str(folder / f"run-{name}")]
         sets = [part for each in overrides for part in ("--set", each)]
         training[name] = peak_megabytes(["train", str(config), *run, *sets])

@@ -82,7 +82,9 @@ class NumberFeature(Section):
 def _kind(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return next((kind for kind in ("id", "number") if kind in value), None)
-    return {IdFeature: "id", NumberFeature: "number"}.get(type(value))
+    if isinstance(value, IdFeature):
+        return "id"
+    return "number" if isinstance(value, NumberFeature) else None
 
 
 Feature = Annotated[

@@ -175,7 +175,8 @@ class PlainLookup(Lookup):
     @property
     def tables(self) -> dict[str, nn.Embedding]:
         """Table name → its weights."""
-        return {name: table for group in self.collections.values() for name, table in group.items()}
+        groups = (group for group in self.collections.values() if isinstance(group, _Tables))
+        return {name: table for group in groups for name, table in group.items()}
 
     def only(self, keys: Collection[str]) -> "PlainLookup":
         view = PlainLookup(self.layout, device="meta", keys=keys)

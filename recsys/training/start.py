@@ -7,6 +7,9 @@ from typing import Any
 
 from recsys.config import Config, dump_config
 from recsys.data.fit import fit
+from recsys.data.layout import Layout
+from recsys.data.schema import check_split, projection
+from recsys.data.splits import open_split
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.files import write_text
@@ -58,10 +61,19 @@ def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
         raise UserError(
             f"{run.path}: exists already; give another --run, or go on with it by --resume"
         )
+    _check_splits(config)
     try:
         write_text(run.config_file, dump_config(config))
     except OSError as error:
         raise UserError(f"{run.path}: cannot be written ({error.strerror})") from None
+
+
+def _check_splits(config: Config) -> None:
+    """Looks at files and schemas before the run's folder appears; values are checked in reading."""
+    layout = Layout(config)
+    for name in ("train", "valid"):
+        split = open_split(config, name)
+        check_split(split, projection(layout, split, predictions=False, labels=True))
 
 
 def check_same(old: Config, new: Config, where: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recsys.config import parse_config
+from recsys.config import Config, parse_config
 from recsys.errors import UserError
 from recsys.run_directory import RunDirectory
 from recsys.training.ranks import start_ranks
@@ -68,8 +68,8 @@ def test_what_may_not(path: str, value: Any, message: str) -> None:
     )
 
 
-def test_a_folder_that_is_in_the_way(tmp_path: Path) -> None:
-    config = parse_config(document(), "c")
+def test_a_folder_that_is_in_the_way(tmp_path: Path, small: Config) -> None:
+    config = small
     (tmp_path / "notes.txt").write_text("mine")
     with start_ranks(60) as ranks:
         for resume in (False, True):
@@ -82,3 +82,10 @@ def test_a_folder_that_is_in_the_way(tmp_path: Path) -> None:
         blocked = tmp_path / "notes.txt" / "run"
         with pytest.raises(UserError, match=r"run: cannot be written \(Not a directory\)"):
             prepare_run(config, RunDirectory(blocked), False, ranks)
+
+
+def test_absent_data_leaves_no_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with start_ranks(60) as ranks, pytest.raises(UserError, match=r"data/small/train: no such"):
+        prepare_run(parse_config(document(), "c"), run, False, ranks)
+    assert not run.path.exists()

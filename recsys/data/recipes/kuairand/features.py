@@ -159,10 +159,10 @@ def make_features(
         of_key.add_values(net)
     add_net(KEYS, log, requests, sums, out.request, out.candidate)
     if prior is None or prior.affinity is None:
-        absent = (*affinity.NAMES, *neighbours.NAMES)
-        out.candidate |= {name: np.full(len(as_of), np.nan) for name in absent}
-        absent = neighbours.REQUEST_NAMES
-        out.request |= {name: np.full(len(requests.time), np.nan) for name in absent}
+        for name in (*affinity.NAMES, *neighbours.NAMES):
+            out.candidate[name] = np.full(len(as_of), np.nan)
+        for name in neighbours.REQUEST_NAMES:
+            out.request[name] = np.full(len(requests.time), np.nan)
     else:
         prior.affinity.add(log, values, requests, out.candidate)
         neighbours.add(prior, log, values | net, requests, out.request, out.candidate)

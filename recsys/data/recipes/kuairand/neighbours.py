@@ -112,6 +112,7 @@ def add(
     axis and products over one dimension at a time: in that order each candidate's result is the
     same to the bit whichever others there are.
     """
+    assert prior.affinity is not None  # without it the caller leaves these columns absent
     events = _events(prior, log, values)
     _add_latest(events, log, requests, request)
     user, video = log["user_id"][requests.rows], log["video_id"][requests.rows]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from recsys.errors import RunError, UserError
+from recsys.errors import RankError, RunError, UserError
 
 app = typer.Typer(
     name="recsys",
@@ -47,14 +47,14 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except RunError as error:
-        _fail(str(error), 1)
+        _fail(str(error), 1, alone=isinstance(error, RankError))
     except BrokenPipeError:
         sys.exit(1)
 
 
-def _fail(message: str, code: int) -> None:
-    rank = os.environ.get("RANK")
-    if rank in (None, "0"):  # every rank of a job has the same message
+def _fail(message: str, code: int, alone: bool = False) -> None:
+    # Unless it is of one rank alone, every rank of a job has the same message.
+    if alone or os.environ.get("RANK", "0") == "0":
         print(f"recsys: {message}", file=sys.stderr)
     sys.exit(code)
 

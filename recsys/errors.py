@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run cannot go on, for a reason that one line explains: exit code 1, no traceback."""
+
+
+class RankError(RunError):
+    """A `RunError` that this rank alone knows of: it prints it, though it is not the first."""

@@ -43,6 +43,12 @@ class CheckpointConfig(Section):
 
     every_steps: int | None = Field(None, ge=1, description="null: at the end of epochs only")
     keep: int = Field(2, ge=1, description="Latest checkpoints kept, besides the best")
+    in_background: bool = Field(
+        True,
+        alias="async",
+        description="Write while training goes on, from a copy in host memory that is as large as "
+        "tables and optimizer state of a rank",
+    )
 
 
 class TrainingConfig(Section):

@@ -53,6 +53,11 @@ class Statistics:
             },
         )
 
+    @staticmethod
+    def is_whole(folder: Path) -> bool:
+        """Whether `save` got to its end there."""
+        return (folder / _NUMBERS).is_file()
+
     @classmethod
     def load(cls, folder: Path) -> "Statistics":
         """Reads what `save` wrote. Raises `UserError` if a file is missing or broken."""

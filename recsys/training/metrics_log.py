@@ -19,10 +19,19 @@ LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
 class MetricsLog:
     """Writes one JSON object a line and the same numbers to TensorBoard; only on the first rank.
 
-    A run that goes on from step `after` has lost what it did later: those lines are taken out.
+    A run that goes on from step `after` has lost what it did later: those lines are taken out. With
+    `mid_epoch` so is a validation of that very step, which will be done again.
     """
 
-    def __init__(self, file: Path, tensorboard: Path, *, after: int = 0, active: bool) -> None:
+    def __init__(
+        self,
+        file: Path,
+        tensorboard: Path,
+        *,
+        after: int = 0,
+        mid_epoch: bool = False,
+        active: bool,
+    ) -> None:
         self.active = active
         if not active:
             return
@@ -31,7 +40,7 @@ class MetricsLog:
 
         if file.exists():
             lines = file.read_text(encoding="utf-8").splitlines()
-            kept = [f"{line}\n" for line in lines if _is_until(line, after)]
+            kept = [f"{line}\n" for line in lines if _is_until(line, after, mid_epoch)]
             write_text(file, "".join(kept))
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("a", encoding="utf-8")
@@ -53,10 +62,13 @@ class MetricsLog:
             self._board.close()
 
 
-def _is_until(line: str, step: int) -> bool:
+def _is_until(line: str, step: int, mid_epoch: bool) -> bool:
     """Whether a line of the log is of a step up to `step`; one that a crash cut off is not."""
     try:
-        return bool(json.loads(line)["step"] <= step)
+        found = json.loads(line)
+        if mid_epoch and found["event"] == "valid":
+            return bool(found["step"] < step)
+        return bool(found["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
 

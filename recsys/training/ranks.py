@@ -9,6 +9,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from recsys.errors import RankError, UserError
+
+# What gloo and NCCL say of a partner that is gone or late.
+LOST = ("gloo/", "Connection closed by peer", "Timed out waiting", "NCCL", "Connection reset")
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -37,9 +42,21 @@ class Ranks:
         dist.all_gather_object(found, value)
         return found
 
-    def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
+    def raise_on_all(self, fault: str | None) -> None:
+        """Raises on every rank, as `UserError`, what went wrong on any; the first of them."""
+        found = next((each for each in self.gather(fault) if each is not None), None)
+        if found is not None:
+            raise UserError(str(found))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block whose `UserError` on one rank is raised by all at its end."""
+        fault = None
+        try:
+            yield
+        except UserError as error:
+            fault = str(error)
+        self.raise_on_all(fault)
 
 
 @contextmanager
@@ -66,6 +83,22 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
         store=dist.HashStore() if "MASTER_ADDR" not in os.environ else None,
     )
     try:
-        yield Ranks(rank, world, device)
+        with _lost_ranks_named(rank, timeout_seconds):
+            yield Ranks(rank, world, device)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_ranks_named(rank: int, timeout_seconds: int) -> Iterator[None]:
+    """Turns the errors of a collective whose partner is gone or late into one line."""
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, dist.DistError) and not any(sign in text for sign in LOST):
+            raise
+        raise RankError(
+            f"rank {rank}: another rank is gone, or was silent for training.timeout_seconds "
+            f"({timeout_seconds}); its own log says why; go on with --resume ({text[-200:]})"
+        ) from error

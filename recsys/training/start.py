@@ -17,7 +17,7 @@ from recsys.run_directory import RunDirectory
 from recsys.training.ranks import Ranks
 
 # Keys that may differ from the checkpoint's on --resume: they change neither the model nor what it
-# has learned so far, only how long, how loud and from which disk it goes on.
+# has learned so far, only how long, how loud, from which disk and on which ranks it goes on.
 FREE_KEYS = (
     "name",
     "data.root",
@@ -29,6 +29,7 @@ FREE_KEYS = (
     "training.log_every_steps",
     "training.threads",
     "training.timeout_seconds",
+    "sharding",
 )
 
 
@@ -44,20 +45,13 @@ def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -
             _prepare(config, run, resume)
         except UserError as error:
             fault = str(error)
-    _raise_on_all(fault, ranks)
-
-
-def _raise_on_all(fault: str | None, ranks: Ranks) -> None:
-    """Raises on every rank what went wrong on the first (collective)."""
-    found = ranks.gather(fault)[0]
-    if found:
-        raise UserError(str(found))
+    ranks.raise_on_all(fault)
 
 
 def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
     if run.config_file.is_file() and resume:
         check_same(run.config, config, run.config_file)
-    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    elif run.path.exists() and not _is_free(run.path):
         raise UserError(
             f"{run.path}: exists already; give another --run, or go on with it by --resume"
         )
@@ -66,6 +60,11 @@ def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
         write_text(run.config_file, dump_config(config))
     except OSError as error:
         raise UserError(f"{run.path}: cannot be written ({error.strerror})") from None
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder is empty, but for a hidden file that a killed process left half-written."""
+    return path.is_dir() and all(each.name.startswith(".") for each in path.iterdir())
 
 
 def _check_splits(config: Config) -> None:
@@ -115,11 +114,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statistics:
     """The train split's statistics: fitted by the first rank, read by all (collective)."""
     fault = None
-    if ranks.first and not run.statistics.is_dir():
+    # Half-written ones are of a process killed before the first step; once there are checkpoints,
+    # they must stay what they were.
+    begun = run.statistics.is_dir() and run.checkpoints.is_dir()
+    if ranks.first and not begun and not Statistics.is_whole(run.statistics):
         try:
+            shutil.rmtree(run.statistics, ignore_errors=True)
             fit(config).save(run.statistics)
         except UserError as error:
             shutil.rmtree(run.statistics, ignore_errors=True)
             fault = str(error)
-    _raise_on_all(fault, ranks)
+    ranks.raise_on_all(fault)
     return Statistics.load(run.statistics)

@@ -10,7 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.config import Config
 from recsys.data.batch import Batch
-from recsys.errors import RunError
+from recsys.errors import RunError, UserError
 from recsys.training.loss import CellLoss, Losses, describe_fault
 from recsys.training.optimizers import DenseOptimizer, SparseRate
 from recsys.training.ranks import Ranks
@@ -32,6 +32,7 @@ class StepTotals:
     requests: int
     candidates: int
     stop: bool  # whether some rank was asked to stop
+    fault: bool  # whether some rank cannot go on
     label_counts: Tensor  # [S, T]
 
 
@@ -63,22 +64,24 @@ class Stepper:
         self.ranks = ranks
         self.loss = CellLoss(config, ranks.device, ranks.world)
 
-    def totals(self, batch: Batch, stop: bool) -> StepTotals:
+    def totals(self, batch: Batch, stop: bool, fault: bool = False) -> StepTotals:
         """Agrees with the other ranks on the step: one small all-reduce.
 
-        The label counts are needed before the loss; whether anyone has rows left, and whether
-        anyone was asked to stop, must be one decision.
+        The label counts are needed before the loss; whether anyone has rows left, was asked to
+        stop or cannot go on must be one decision.
         """
         counts = self.loss.counts(batch.labels, batch.surface_index)
         if self.ranks.world == 1:
-            return StepTotals(batch.requests, batch.candidates, stop, counts)
+            return StepTotals(batch.requests, batch.candidates, stop, fault, counts)
         own = torch.tensor(
-            [batch.requests, batch.candidates, stop], dtype=torch.float64, device=counts.device
+            [batch.requests, batch.candidates, stop, fault],
+            dtype=torch.float64,
+            device=counts.device,
         )
         summed = self.ranks.sum(torch.cat([own, counts.flatten().double()]))
-        requests, candidates, stops = (int(x) for x in summed[:3].tolist())
-        global_counts = summed[3:].view_as(counts).to(counts.dtype)
-        return StepTotals(requests, candidates, stops > 0, global_counts)
+        requests, candidates, stops, faults = (int(x) for x in summed[:4].tolist())
+        global_counts = summed[4:].view_as(counts).to(counts.dtype)
+        return StepTotals(requests, candidates, stops > 0, faults > 0, global_counts)
 
     def step(self, batch: Batch, totals: StepTotals, number: int, progress: float) -> StepResult:
         """Trains on `batch`. `number` counts steps from 0, `progress` is the share of the run done.
@@ -115,10 +118,24 @@ class Stepper:
         )
 
 
-def lockstep(batches: Iterator[Batch], empty: Batch, device: torch.device) -> Iterator[Batch]:
-    """This rank's batches on its device, then empty ones for as long as other ranks go on."""
-    for batch in batches:
-        yield batch.to(device, non_blocking=True)
-    empty = empty.to(device)
-    while True:
-        yield empty
+class Lockstep:
+    """This rank's batches on its device, then empty ones for as long as other ranks go on.
+
+    A `UserError` of the reader ends this rank's batches and is kept in `fault`: the ranks must
+    agree to stop, or the others would wait for this one.
+    """
+
+    def __init__(self, batches: Iterator[Batch], empty: Batch, device: torch.device) -> None:
+        self.fault: str | None = None
+        self._batches = batches
+        self._empty = empty.to(device)
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self._batches:
+                yield batch.to(self._device, non_blocking=True)
+        except UserError as error:
+            self.fault = str(error)
+        while True:
+            yield self._empty

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor
 from recsys.config import Config
 from recsys.data.reader import Reader, empty_batch
 from recsys.data.statistics import Statistics
-from recsys.errors import RunError
+from recsys.errors import RunError, UserError
 from recsys.files import write_json
 from recsys.run_directory import RunDirectory
 from recsys.sharding.plan import plan_document
 from recsys.training import checkpoint
-from recsys.training.checkpoint import Progress
+from recsys.training.checkpoint import Progress, accumulators
 from recsys.training.metrics_log import MetricsLog, ProgressBar
 from recsys.training.optimizers import (
     DenseOptimizer,
@@ -30,7 +31,7 @@ from recsys.training.optimizers import (
 from recsys.training.ranks import Ranks, start_ranks
 from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
-from recsys.training.step import Stepper, StepResult, lockstep
+from recsys.training.step import Lockstep, Stepper, StepResult
 from recsys.training.validation import is_better, monitored, validate
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,15 @@ class Trainer:
         self.progress = Progress(
             world=ranks.world, threads=torch.get_num_threads(), plan=plan_document(plan)
         )
+        self.progress.monitor = config.training.early_stopping.monitor
+        section = config.training.checkpoint
+        self.writer = checkpoint.Writer(
+            run.checkpoints,
+            ranks,
+            section.keep,
+            background=section.in_background,
+            timeout_seconds=config.training.timeout_seconds,
+        )
         if ranks.first:
             write_json(run.plan, self.progress.plan)
 
@@ -111,51 +121,68 @@ class Trainer:
             "random": checkpoint.random_state(self.ranks),
         }
 
-    def save(self, remaining: list[Any] | None) -> None:
-        """Writes a checkpoint; `remaining` is what this rank has left of the epoch (collective)."""
-        self.progress.remaining = None if remaining is None else self.ranks.gather(remaining)
-        checkpoint.save(self.run.checkpoints, self.tensors(), self.progress, self.ranks)
-        if self.ranks.first:
-            keep = self.config.training.checkpoint.keep
-            progress = self.progress
-            checkpoint.prune(self.run.checkpoints, keep, progress.best_step, progress.step)
+    def save(self, remaining: list[Any] | None, *, wait: bool = False) -> None:
+        """Writes a checkpoint; `remaining` is what this rank has left of the epoch (collective).
 
-    def resume(self) -> None:
-        """Goes on from the newest whole checkpoint, or from the start if there is none."""
-        found = self.ranks.gather(
-            checkpoint.latest(self.run.checkpoints) if self.ranks.first else None
-        )[0]
-        if found is None:
-            return
-        assert isinstance(found, Path)
+        With `wait` it is there when this returns.
+        """
+        self.progress.remaining = None if remaining is None else self.ranks.gather(remaining)
+        self.writer.save(self.tensors(), self.progress, wait=wait)
+
+    def resume(self) -> bool:
+        """Goes on from the newest whole checkpoint; False if there is none (collective)."""
+        folder = self.run.checkpoints
+        newest = None
+        if self.ranks.first:
+            checkpoint.tidy(folder)
+            newest = checkpoint.latest(folder)
+        found = self.ranks.gather(newest)[0]
+        if not isinstance(found, Path):
+            return False
         saved = checkpoint.read_progress(found)
-        now = self.progress
-        tensors = self.tensors()
-        if saved.world != now.world:
-            del tensors["random"]
-        checkpoint.load(found, tensors, alone=self.ranks.world == 1)
-        self.model.load_state_dict(tensors["model"])
-        self.model.fused_optimizer.load_state_dict(tensors["sparse"])
-        if "random" in tensors:
-            checkpoint.set_random_state(tensors["random"], self.ranks)
+        self._restore(found, saved)
         for what in ("world", "threads", "plan"):
-            if self.ranks.first and getattr(saved, what) != getattr(now, what):
+            if self.ranks.first and getattr(saved, what) != getattr(self.progress, what):
                 log.warning(
                     "resumed with another %s than the checkpoint's: training goes on, but not bit "
                     "for bit as it would have",
                     what,
                 )
-        saved.world, saved.threads, saved.plan = now.world, now.threads, now.plan
+            setattr(saved, what, getattr(self.progress, what))
+        saved.monitor = self.progress.monitor
         self.progress = saved
         if self.ranks.first:
+            # A process that was killed may have written this before or after the checkpoint.
+            checkpoint.mark_best(folder, saved.best_step, saved.monitor, saved.best_value)
             log.info("resumed from %s, epoch %d", found, saved.epoch + 1)
+        return True
+
+    def _restore(self, found: Path, saved: Progress) -> None:
+        """Fills the model, both optimizers and the random generators from a checkpoint."""
+        tensors = self.tensors()
+        if saved.world != self.progress.world:
+            del tensors["random"]
+        tables = accumulators.tables_to_convert(saved.plan, self.progress.plan)
+        states = accumulators.take_out(tensors["sparse"], tables)
+        # The optimizers' and the tables' tensors are the ones in use, and filled in place.
+        checkpoint.load(found, tensors, alone=self.ranks.world == 1)
+        accumulators.convert(found, states, tables)
+        if self.ranks.first:
+            accumulators.log_rule(tables)
+        self.model.load_state_dict(tensors["model"])
+        if "random" in tensors:
+            checkpoint.set_random_state(tensors["random"], self.ranks)
 
     def fit(self, stop: StopFlag) -> dict[str, Any]:
         """Trains the epochs that are left."""
         config, progress = self.config, self.progress
         patience = config.training.early_stopping.patience
         metrics_log = MetricsLog(
-            self.run.metrics, self.run.tensorboard, after=progress.step, active=self.ranks.first
+            self.run.metrics,
+            self.run.tensorboard,
+            after=progress.step,
+            mid_epoch=progress.remaining is not None,
+            active=self.ranks.first,
         )
         try:
             while (
@@ -164,6 +191,10 @@ class Trainer:
             ):
                 self.epoch(stop, metrics_log)
                 self.end_of_epoch(metrics_log)
+            self.writer.wait()
+        except Exception:
+            self.writer.close()
+            raise
         finally:
             metrics_log.close()
         return {
@@ -174,56 +205,81 @@ class Trainer:
             "best_step": progress.best_step,
             "monitor": config.training.early_stopping.monitor,
             "best_value": progress.best_value,
+            "checkpoints": asdict(self.writer.cost),
         }
 
     def epoch(self, stop: StopFlag, metrics_log: MetricsLog) -> None:
         """Trains what is left of the current epoch."""
         config, progress, ranks = self.config, self.progress, self.ranks
-        with Reader(
-            config,
-            "train",
-            self.statistics,
-            rank=ranks.rank,
-            world=ranks.world,
-            epoch=progress.epoch,
-            remaining=progress.remaining,
-            batch_candidates=config.training.batch_candidates,
-            pin_memory=ranks.device.type == "cuda",
-        ) as reader:
-            total = reader.split.requests
-            left = sum(int(x) for x in ranks.gather(reader.requests))  # type: ignore[call-overload]
-            label = f"epoch {progress.epoch + 1}/{config.training.epochs}"
-            expected = round(reader.split.candidates * left / max(1, total))
-            window = _Window(self)
-            with ProgressBar(label, expected, active=ranks.first) as bar:
-                position: list[Any] = []
-                for batch in lockstep(iter(reader), empty_batch(reader.layout), ranks.device):
-                    totals = self.stepper.totals(batch, stop.name is not None)
-                    if totals.requests == 0:
-                        break
-                    done = (progress.epoch + 1 - left / max(1, total)) / config.training.epochs
-                    result = self.stepper.step(batch, totals, progress.step, done)
-                    left -= totals.requests
-                    position = batch.position
-                    progress.step += 1
-                    progress.candidates += totals.candidates
-                    bar.advance(totals.candidates)
-                    window.add(result, totals.candidates)
-                    if progress.step % config.training.log_every_steps == 0:
-                        record = window.close()
-                        metrics_log.write("train", progress.step, record)
-                        bar.show(record["candidates_per_second"], record["loss"])
-                    if totals.stop:
-                        self.save(position)
-                        raise RunError(
-                            f"stopped by {stop.name or 'another rank'} at step {progress.step}; "
-                            "a checkpoint is saved: go on with --resume"
-                        )
-                    every = config.training.checkpoint.every_steps
-                    if every and progress.step % every == 0:
-                        self.save(position)
+        with ranks.together():
+            reader = Reader(
+                config,
+                "train",
+                self.statistics,
+                rank=ranks.rank,
+                world=ranks.world,
+                epoch=progress.epoch,
+                remaining=progress.remaining,
+                batch_candidates=config.training.batch_candidates,
+                pin_memory=ranks.device.type == "cuda",
+            )
+        total = reader.split.requests
+        left = sum(int(x) for x in ranks.gather(reader.requests))  # type: ignore[call-overload]
+        label = f"epoch {progress.epoch + 1}/{config.training.epochs}"
+        expected = round(reader.split.candidates * left / max(1, total))
+        window = _Window(self)
+        every = config.training.checkpoint.every_steps
+        position: list[Any] | None = None  # after the last step of this process
+        with reader, ProgressBar(label, expected, active=ranks.first) as bar:
+            batches = Lockstep(iter(reader), empty_batch(reader.layout), ranks.device)
+            for batch in batches:
+                fault = batches.fault is not None or self.writer.failed
+                totals = self.stepper.totals(batch, stop.name is not None, fault)
+                if totals.fault:
+                    self._give_up(batches.fault, position)
+                if totals.requests == 0:
+                    break
+                done = (progress.epoch + 1 - left / max(1, total)) / config.training.epochs
+                result = self.stepper.step(batch, totals, progress.step, done)
+                left -= totals.requests
+                position = batch.position
+                progress.step += 1
+                progress.candidates += totals.candidates
+                bar.advance(totals.candidates)
+                window.add(result, totals.candidates)
+                if progress.step % config.training.log_every_steps == 0:
+                    record = window.close()
+                    metrics_log.write("train", progress.step, record)
+                    bar.show(record["candidates_per_second"], record["loss"])
+                if totals.stop:
+                    self.save(position, wait=True)
+                    raise RunError(
+                        f"stopped by {stop.name or 'another rank'} at step {progress.step}; "
+                        "a checkpoint is saved: go on with --resume"
+                    )
+                if every and progress.step % every == 0:
+                    self.save(position)
         progress.epoch += 1
         progress.remaining = None
+
+    def _give_up(self, fault: str | None, position: list[Any] | None) -> None:
+        """Ends the run because some rank cannot go on (collective; always raises).
+
+        `fault` is what this rank's reader met. What was trained so far is saved if only the data is
+        at fault; a checkpoint that cannot be written would fail again.
+        """
+        self.writer.wait()
+        try:
+            self.ranks.raise_on_all(fault)
+        except UserError as error:
+            if position is None:
+                raise
+            self.save(position, wait=True)
+            raise UserError(
+                f"{error}; a checkpoint of step {self.progress.step} is saved: mend it and go on "
+                "with --resume"
+            ) from None
+        raise AssertionError("no rank had a fault")
 
     def end_of_epoch(self, metrics_log: MetricsLog) -> None:
         """Validates, remembers the best step and saves."""
@@ -235,10 +291,9 @@ class Trainer:
         progress.epochs_without_better = 0 if better else progress.epochs_without_better + 1
         if better:
             progress.best_value, progress.best_step = value, progress.step
-        self.save(None)
-        if better and self.ranks.first and value is not None:
-            checkpoint.mark_best(self.run.checkpoints, progress.step, monitor, value)
+        # Before the checkpoint: a process killed in between repeats both from the one before.
         metrics_log.write("valid", progress.step, {"epoch": progress.epoch, **metrics})
+        self.save(None)
         if self.ranks.first:
             shown = "has no value" if value is None else f"{value:.5f}"
             log.info(

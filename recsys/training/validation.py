@@ -12,7 +12,7 @@ from recsys.evaluation.streaming import StreamingMetrics
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks
 from recsys.training.sharded import unwrap
-from recsys.training.step import lockstep, precision
+from recsys.training.step import Lockstep, precision
 
 
 @torch.no_grad()
@@ -38,9 +38,13 @@ def validate(
         shuffle=False,
         batch_candidates=config.evaluation.batch_candidates,
     ) as reader:
-        for batch in lockstep(iter(reader), empty_batch(reader.layout), ranks.device):
-            left = torch.tensor([batch.requests], device=ranks.device)
-            if not int(ranks.sum(left)):
+        batches = Lockstep(iter(reader), empty_batch(reader.layout), ranks.device)
+        for batch in batches:
+            left = torch.tensor([batch.requests, batches.fault is not None], device=ranks.device)
+            requests, faults = ranks.sum(left).tolist()
+            if faults:
+                ranks.raise_on_all(batches.fault)
+            if not requests:
                 break
             with precision(config, ranks.device):
                 logits = unwrap(model)(batch)

@@ -12,20 +12,21 @@ import torch
 
 from recsys.errors import UserError
 from recsys.training import checkpoint
-from recsys.training.checkpoint import Progress
+from recsys.training.checkpoint import Progress, folder, write
 from recsys.training.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def save(folder: Path, step: int, value: float = 1.0, **progress: Any) -> Path:
+def save(path: Path, step: int, value: float = 1.0, **progress: Any) -> Path:
     tensors = {"model": {"weight": torch.full((3, 2), value), "bias": torch.arange(3.0)}}
-    return checkpoint.save(folder, tensors, Progress(step=step, **progress), ALONE)
+    writer = checkpoint.Writer(path, ALONE, keep=9, background=False)
+    return writer.save(tensors, Progress(step=step, **progress))
 
 
-def weight_of(folder: Path) -> float:
+def weight_of(path: Path) -> float:
     tensors = {"model": {"weight": torch.zeros(3, 2)}}
-    checkpoint.load(folder, tensors, alone=True)
+    checkpoint.load(path, tensors, alone=True)
     return float(tensors["model"]["weight"][2, 1])
 
 
@@ -93,7 +94,7 @@ def test_an_interrupted_save_is_invisible(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_replace", die)
+        patch.setattr(folder, "put_in_place", die)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2)
     assert checkpoint.steps(tmp_path) == [older]
@@ -123,7 +124,7 @@ def test_a_full_disk_keeps_what_was_there(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os if where == "fsync" else checkpoint, where, full)
+        patch.setattr(os if where == "fsync" else write, where, full)
         with pytest.raises(UserError) as caught:
             save(tmp_path, 2)
     assert str(caught.value) == (

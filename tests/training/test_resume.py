@@ -308,6 +308,8 @@ def test_two_ranks_train_each_candidate_once(
     one_epoch: Config, everything: Any, two_ranks: TwoRanks, tmp_path: Path
 ) -> None:
     (first, summary), (second, other) = two_ranks.run(train_and_see, one_epoch, tmp_path / "run")
+    for each in (summary, other):
+        assert each.pop("checkpoints")["count"] == 1
     assert summary == other
     assert first + second == everything
     assert min(first.total(), second.total()) > 0.3 * everything.total()

@@ -7,7 +7,7 @@ import torch
 from recsys.data.layout import Layout
 from recsys.errors import RunError
 from recsys.training.ranks import start_ranks
-from recsys.training.step import lockstep
+from recsys.training.step import Lockstep
 from tests.model.requests import collate, random_requests
 from tests.training.steps import stepper_of, take_step, training_config, weights
 
@@ -122,5 +122,5 @@ def test_lockstep_goes_on_with_empty_batches() -> None:
     assert Layout(config).surfaces == tuple(SURFACES)
     batches = [collate(config, random_requests(config, 2, i)) for i in range(2)]
     empty = collate(config, [])
-    walk = lockstep(iter(batches), empty, torch.device("cpu"))
+    walk = iter(Lockstep(iter(batches), empty, torch.device("cpu")))
     assert [next(walk).requests for _ in range(5)] == [2, 2, 0, 0, 0]

@@ -9,7 +9,7 @@ from recsys.config import Config, parse_config
 from recsys.errors import UserError
 from recsys.run_directory import RunDirectory
 from recsys.training.ranks import start_ranks
-from recsys.training.start import check_same, prepare_run
+from recsys.training.start import check_same, fitted_statistics, prepare_run
 from tests.config.documents import document
 
 WHERE = Path("run/config.yaml")
@@ -30,6 +30,7 @@ def check(*changes: tuple[str, Any]) -> None:
         ("training.checkpoint.keep", 9),
         ("training.early_stopping.monitor", "ne"),
         ("training.threads", 3),
+        ("sharding.constraints.video.types", ["table_wise"]),
     ],
 )
 def test_what_may_change(path: str, value: Any) -> None:
@@ -48,11 +49,6 @@ def test_what_may_change(path: str, value: Any) -> None:
             "surfaces.search.tower.modules.0.rank",
             5,
             "surfaces.search.tower.modules: is [{'class': 'low_rank_cross', ",
-        ),
-        (
-            "sharding.constraints.video.types",
-            ["table_wise"],
-            "sharding.constraints.video.types: is ['table_wise'] here but ['row_wise'] in ",
         ),
     ],
 )
@@ -82,6 +78,23 @@ def test_a_folder_that_is_in_the_way(tmp_path: Path, small: Config) -> None:
         blocked = tmp_path / "notes.txt" / "run"
         with pytest.raises(UserError, match=r"run: cannot be written \(Not a directory\)"):
             prepare_run(config, RunDirectory(blocked), False, ranks)
+
+
+def test_what_a_killed_process_left_half_written(tmp_path: Path, small: Config) -> None:
+    """The first files of a run: a restarted job must not stumble over them."""
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / ".config.yaml.123.tmp").write_text("na")
+    with start_ranks(60) as ranks:
+        prepare_run(small, run, True, ranks)
+        expected = fitted_statistics(small, run, ranks)
+        (run.statistics / "numbers.json").unlink()  # is written last
+        assert fitted_statistics(small, run, ranks).numbers == expected.numbers
+        # Weights depend on statistics: those of a run with checkpoints are not fitted again.
+        run.checkpoints.mkdir()
+        (run.statistics / "numbers.json").unlink()
+        with pytest.raises(UserError, match=r"numbers.json: missing; train the run again"):
+            fitted_statistics(small, run, ranks)
 
 
 def test_absent_data_leaves_no_run(tmp_path: Path) -> None:

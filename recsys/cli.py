@@ -1,7 +1,6 @@
 """The command line: one verb, one function; no logic of its own."""
 
 import json
-import logging
 import os
 import sys
 import warnings
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from recsys.errors import RankError, RunError, UserError
+from recsys.logs import set_up_logging
 
 app = typer.Typer(
     name="recsys",
@@ -33,13 +33,7 @@ Overrides = Annotated[
 
 def main() -> None:
     """Runs the command line; exit code 0 done, 2 wrong input, 1 anything else."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # What these say at INFO is about their own insides; recsys says what a user needs.
-    for library in ("torchrec", "fbgemm_gpu", "torch", "root"):
-        logging.getLogger(library if library != "root" else None).setLevel(logging.ERROR)
-    # torch sets its own level when it is imported, but leaves those below it alone.
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    logging.getLogger("recsys").setLevel(logging.INFO)
+    set_up_logging()
     if "RECSYS_WARNINGS" not in os.environ:
         warnings.filterwarnings("ignore")
     try:
@@ -178,7 +172,8 @@ def train(
         lambda console: console.print(
             f"{summary['steps']} steps, {summary['candidates']:,} candidates; best valid "
             f"{summary['monitor']} {_shown(summary['best_value'])} at step {summary['best_step']}; "
-            f"next: recsys evaluate {path}"
+            f"next: recsys evaluate {path}",
+            soft_wrap=True,
         ),
     )
 

@@ -29,6 +29,11 @@ class RunDirectory:
         return self.path / "config.yaml"
 
     @property
+    def job(self) -> Path:
+        """The job that trains it, or trained it last."""
+        return self.path / ".job.json"
+
+    @property
     def config(self) -> Config:
         return load_config(self.config_file)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recsys.files import write_text
+from recsys.logs import prefix
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
 
@@ -142,7 +143,9 @@ class ProgressBar:
             share = self._done / max(1, self._total)
             left = (self._total - self._done) / max(rate, 1e-9)
             self._console.print(
-                f"{self._label}: {share:.0%}, {rate:,.0f} candidates/s, loss {loss:.4f}, "
+                f"{prefix()}{self._label}: {share:.0%}, {rate:,.0f} candidates/s, loss {loss:.4f}, "
                 f"{left:.0f} s left",
                 highlight=False,
+                markup=False,
+                soft_wrap=True,
             )

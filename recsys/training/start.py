@@ -14,6 +14,7 @@ from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.files import write_text
 from recsys.run_directory import RunDirectory
+from recsys.training.job import holds, take
 from recsys.training.ranks import Ranks
 
 # Keys that may differ from the checkpoint's on --resume: they change neither the model nor what it
@@ -33,19 +34,22 @@ FREE_KEYS = (
 )
 
 
-def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -> None:
+def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -> bool:
     """Creates the run's folder, or checks that it may be resumed (collective).
 
-    Raises `UserError` on every rank if the folder exists already, or if a resumed run's
+    Returns whether to resume: because the user said so, or because this job began the run and was
+    restarted. Raises `UserError` on every rank if the folder exists already, or if a resumed run's
     configuration differs from the one it began with.
     """
     fault = None
     if ranks.first:
+        resume = resume or holds(run)
         try:
             _prepare(config, run, resume)
         except UserError as error:
             fault = str(error)
     ranks.raise_on_all(fault)
+    return bool(ranks.gather(resume)[0])
 
 
 def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
@@ -57,6 +61,7 @@ def _prepare(config: Config, run: RunDirectory, resume: bool) -> None:
         )
     _check_splits(config)
     try:
+        take(run)
         write_text(run.config_file, dump_config(config))
     except OSError as error:
         raise UserError(f"{run.path}: cannot be written ({error.strerror})") from None

@@ -17,6 +17,7 @@ from recsys.data.reader import Reader, empty_batch
 from recsys.data.statistics import Statistics
 from recsys.errors import RunError, UserError
 from recsys.files import write_json
+from recsys.logs import steps_in_logs
 from recsys.run_directory import RunDirectory
 from recsys.sharding.plan import plan_document
 from recsys.training import checkpoint
@@ -34,6 +35,8 @@ from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
 from recsys.training.validation import is_better, monitored, validate
 
+ECHO_SECONDS = 1.0  # two signals closer than this are one request to stop
+
 log = logging.getLogger(__name__)
 
 
@@ -45,12 +48,12 @@ def train(config: Config, run_path: Path, *, resume: bool = False) -> dict[str, 
     """
     with start_ranks(config.training.timeout_seconds, config.training.threads) as ranks:
         run = RunDirectory(run_path)
-        prepare_run(config, run, resume, ranks)
+        resume = prepare_run(config, run, resume, ranks)
         statistics = fitted_statistics(config, run, ranks)
         trainer = Trainer(config, run, statistics, ranks)
         if resume:
             trainer.resume()
-        with stop_signals() as stop:
+        with stop_signals() as stop, steps_in_logs(lambda: trainer.progress.step):
             return trainer.fit(stop)
 
 
@@ -62,13 +65,20 @@ class StopFlag:
 
 @contextmanager
 def stop_signals() -> Iterator[StopFlag]:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
+    """Turns SIGINT and SIGTERM into a flag; another Ctrl-C later interrupts at once.
+
+    A job gets one request to stop several times: Slurm signals every process of a step, and so
+    does torchrun. Whoever loses patience after SIGTERM sends SIGKILL.
+    """
     flag = StopFlag()
+    asked = 0.0
 
     def handle(number: int, _frame: object) -> None:
-        if flag.name is not None:
+        nonlocal asked
+        if flag.name is None:
+            flag.name, asked = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - asked > ECHO_SECONDS:
             raise KeyboardInterrupt
-        flag.name = signal.Signals(number).name
 
     before = {}
     for each in (signal.SIGINT, signal.SIGTERM):

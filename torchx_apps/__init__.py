@@ -1,0 +1,1 @@
+"""TorchX components and named resources: `torchx run recsys.train …`."""

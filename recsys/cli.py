@@ -156,6 +156,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
     ] = False,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A sharding plan, made by recsys plan --out.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +168,7 @@ def train(
 
     experiment = load_config(config, overrides or ())
     path = run or Path("runs") / experiment.name
-    summary = train_model(experiment, path, resume=resume)
+    summary = train_model(experiment, path, resume=resume, plan=plan)
     _report(
         summary,
         as_json,
@@ -176,6 +179,39 @@ def train(
             soft_wrap=True,
         ),
     )
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    topologies: Annotated[
+        list[str],
+        typer.Option(
+            "--topology",
+            metavar="NODESxRANKSxDEVICE|FILE",
+            help="For example 2x8xH100. Several are compared with the first.",
+        ),
+    ],
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Compare 1, 8, 16, 64 and 256 ranks too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write plan.json for recsys train --plan.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one HTML file.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """How the tables are sharded, what it costs, and what to change if they do not fit."""
+    from recsys.config import load_config
+    from recsys.sharding.answer import answer
+    from recsys.sharding.show import print_report
+
+    experiment = load_config(config, overrides or ())
+    report = answer(experiment, topologies, what_if=what_if, out=out, html=html)
+    _report(report, as_json, lambda console: print_report(report, console))
+    if not report["fits"]:
+        raise typer.Exit(1)
 
 
 @app.command()

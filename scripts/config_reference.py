@@ -25,7 +25,7 @@ from recsys.config.model import (
     ProjectionConfig,
     SequenceConfig,
 )
-from recsys.config.sharding import ConstraintConfig, ShardingConfig
+from recsys.config.sharding import AssumedConfig, ConstraintConfig, ShardingConfig
 from recsys.config.surfaces import ModuleConfig, SurfaceConfig, TowerConfig
 from recsys.config.training import (
     CheckpointConfig,
@@ -60,6 +60,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "training.checkpoint": CheckpointConfig,
     "sharding": ShardingConfig,
     "sharding.constraints.TABLE": ConstraintConfig,
+    "sharding.assumed": AssumedConfig,
     "evaluation": EvaluationConfig,
 }
 

@@ -147,6 +147,7 @@ def test_the_verbs_of_the_design_are_there():
         ("train",),
         ("evaluate",),
         ("predict",),
+        ("plan",),
     } <= {tuple(words) for words in verbs()}
 
 
@@ -292,3 +293,39 @@ def test_predict_prints_one_json_document(trained, recsys, simulated_log, tmp_pa
     assert any(out.rglob("*.parquet"))
     again = recsys("predict", run, simulated_log / "test", out)
     assert_message(again, 2, str(out), "exists")
+
+
+def test_plan_prints_one_json_document_and_a_plan_to_train_with(recsys, simulated_log, tmp_path):
+    out, config = tmp_path / "plan.json", simulated_log / "config.yaml"
+    done = recsys("plan", config, "--topology", "1x1xcpu", "--json", "--out", out, *sets(*SMALL))
+    assert done.code == 0, done.err
+    assert done.document["fits"]
+    assert done.document["workload"]["measured"]
+    assert done.document["plan"] == json.loads(out.read_text())
+    run = tmp_path / "run"
+    done = in_own_process("train", config, "--run", run, "--plan", out, *sets(*SMALL))
+    assert done.code == 0, done.err
+    assert f"plan: as in {out}" in done.err
+    assert (run / "plan.json").read_text() == out.read_text()
+
+
+def test_plan_that_does_not_fit_exits_1_and_says_what_would(recsys, simulated_log):
+    huge = [f"tables.{name}.rows=4000000000" for name in ("item", "tag", "interest")]
+    words = ("plan", simulated_log / "config.yaml", "--topology", "1x1xH100", *sets(*huge))
+    done = recsys(*words, "--json")
+    assert done.code == 1
+    assert not done.document["fits"]
+    assert any(change["fits"] for change in done.document["changes"])
+    assert "Does not fit." in recsys(*words).out
+
+
+def test_plan_of_an_unknown_topology(recsys, simulated_log):
+    done = recsys("plan", simulated_log / "config.yaml", "--topology", "2x8xH1000")
+    assert_message(done, 2, "--topology 2x8xH1000", "did you mean H100?")
+
+
+def test_train_with_a_plan_that_is_not_there(recsys, simulated_log, tmp_path):
+    config, plan = simulated_log / "config.yaml", tmp_path / "none.json"
+    done = recsys("train", config, "--run", tmp_path / "run", "--plan", plan)
+    assert_message(done, 2, "none.json", "cannot be read", "recsys plan --out")
+    assert not (tmp_path / "run").exists()

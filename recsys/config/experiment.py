@@ -1,6 +1,7 @@
 """The whole configuration of one experiment, and what must hold across its sections."""
 
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from recsys.config.evaluation import EvaluationConfig
 from recsys.config.features import FeaturesConfig, IdFeature, TableConfig
 from recsys.config.model import ModelConfig
 from recsys.config.section import NullsLeftOut, Section
-from recsys.config.sharding import ShardingConfig
+from recsys.config.sharding import ShardingConfig, is_pattern
 from recsys.config.surfaces import SurfaceConfig
 from recsys.config.training import TrainingConfig
 
@@ -149,8 +150,20 @@ class Config(Section):
     @model_validator(mode="after")
     def _constraints(self) -> "Config":
         for table in self.sharding.constraints:
-            if table not in self.tables:
+            if table in self.tables:
+                continue
+            where = f"sharding.constraints.{table}"
+            if not is_pattern(table):
+                raise ValueError(f"{where}: no such table; {nearest(table, self.tables)}")
+            if not any(fnmatchcase(name, table) for name in self.tables):
                 raise ValueError(
-                    f"sharding.constraints.{table}: no such table; {nearest(table, self.tables)}"
+                    f"{where}: matches no table; the tables are {', '.join(self.tables)}"
+                )
+        pooled = [n for _, n, f in self.features if isinstance(f, IdFeature) and f.pooling]
+        for name in self.sharding.assumed.ids:
+            if name not in pooled:
+                raise ValueError(
+                    f"sharding.assumed.ids.{name}: no feature with pooling has this name; "
+                    f"{nearest(name, pooled)}"
                 )
         return self

@@ -28,6 +28,11 @@ class TableConfig(Section):
         1, ge=1, description="vocab only: ids seen less often than this read the unknown row"
     )
 
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        "fp32",
+        description="What a weight is stored as in training; the optimizer's state is fp32. FBGEMM "
+        "trains bf16 on CUDA only",
+    )
     init_std: float | None = Field(
         None,
         gt=0,

@@ -11,12 +11,19 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import (
+    DataType,
+    EmbeddingBagConfig,
+    EmbeddingConfig,
+    PoolingType,
+)
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from recsys.config import TableConfig
 from recsys.data.batch import Batch
 from recsys.data.layout import REQUEST_BAGS, IdColumn, Layout, is_sequences
+
+DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
 
 def pool(rows: Tensor, lengths: Tensor, pooling: str) -> Tensor:
@@ -96,6 +103,7 @@ class ShardedLookup(Lookup):
                 "name": name,
                 "num_embeddings": table_rows(table),
                 "embedding_dim": table.dim,
+                "data_type": DATA_TYPES[table.dtype],
                 "feature_names": [column.key for column in readers],
                 "init_fn": partial(initialise, std=table.init_std) if table.init_std else None,
             }

@@ -1,17 +1,21 @@
 """The model as ranks train it: tables sharded by a plan, everything else data-parallel."""
 
+from pathlib import Path
+
 import torch
 from torchrec.distributed.model_parallel import (
     DefaultDataParallelWrapper,
     DistributedModelParallel,
 )
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ShardingEnv
 
 from recsys.config import Config
 from recsys.data.layout import Layout
 from recsys.model.lookup import ShardedLookup
 from recsys.model.unified import UnifiedModel, build_model
-from recsys.sharding.plan import make_plan, sharders
+from recsys.sharding.constraints import sharders
+from recsys.sharding.document import PlanDocument, sharding_plan
+from recsys.sharding.ranks import agree_on_plan
 from recsys.training.optimizers import fuse_sparse_optimizer
 from recsys.training.ranks import Ranks
 
@@ -20,9 +24,17 @@ TABLE_SEED = 1_000_003
 
 
 def build_sharded_model(
-    config: Config, ranks: Ranks
-) -> tuple[DistributedModelParallel, ShardingPlan]:
-    """Builds the model, plans its sharding and wraps it for training.
+    config: Config,
+    ranks: Ranks,
+    plan: PlanDocument | None = None,
+    *,
+    given: Path | None = None,
+    before: Path | None = None,
+) -> tuple[DistributedModelParallel, PlanDocument]:
+    """Builds the model, shards it and wraps it for training (collective).
+
+    Shards by `plan`, or by the one that `agree_on_plan` reads from the file `given`, keeps from the
+    run `before`, or makes.
 
     The tables are on the meta device until they are sharded, so that no rank ever holds a whole
     one. Dense parameters start equal on all ranks; shards are seeded by rank.
@@ -30,13 +42,14 @@ def build_sharded_model(
     torch.manual_seed(config.training.seed)
     model = build_model(config, ShardedLookup(Layout(config), device="meta"))
     fuse_sparse_optimizer(model.lookup.parameters(), config.training.sparse)
-    plan = make_plan(model, config, ranks.world, ranks.device)
+    if plan is None:
+        plan = agree_on_plan(config, ranks.world, ranks.device, given=given, before=before)
     torch.manual_seed(config.training.seed + TABLE_SEED * (1 + ranks.rank))
     sharded = DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
         device=ranks.device,
-        plan=plan,
+        plan=sharding_plan(plan, model),
         sharders=sharders(),
         # DDP only where there is someone to average with.
         init_data_parallel=ranks.world > 1,

@@ -14,6 +14,7 @@ from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.files import write_text
 from recsys.run_directory import RunDirectory
+from recsys.sharding.document import check_plan, read_plan
 from recsys.training.job import holds, take
 from recsys.training.ranks import Ranks
 
@@ -34,17 +35,23 @@ FREE_KEYS = (
 )
 
 
-def prepare_run(config: Config, run: RunDirectory, resume: bool, ranks: Ranks) -> bool:
+def prepare_run(
+    config: Config, run: RunDirectory, resume: bool, ranks: Ranks, plan: Path | None = None
+) -> bool:
     """Creates the run's folder, or checks that it may be resumed (collective).
 
     Returns whether to resume: because the user said so, or because this job began the run and was
-    restarted. Raises `UserError` on every rank if the folder exists already, or if a resumed run's
+    restarted. Raises `UserError` on every rank if the folder exists already, if the file of a
+    sharding `plan` does not fit, or if a resumed run's
     configuration differs from the one it began with.
     """
     fault = None
     if ranks.first:
         resume = resume or holds(run)
         try:
+            if plan is not None:
+                device = ranks.device.type
+                check_plan(read_plan(plan), config, ranks.world, device, str(plan))
             _prepare(config, run, resume)
         except UserError as error:
             fault = str(error)

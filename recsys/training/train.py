@@ -19,7 +19,6 @@ from recsys.errors import RunError, UserError
 from recsys.files import write_json
 from recsys.logs import steps_in_logs
 from recsys.run_directory import RunDirectory
-from recsys.sharding.plan import plan_document
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Progress, accumulators
 from recsys.training.metrics_log import MetricsLog, ProgressBar
@@ -40,17 +39,22 @@ ECHO_SECONDS = 1.0  # two signals closer than this are one request to stop
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, run_path: Path, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, run_path: Path, *, resume: bool = False, plan: Path | None = None
+) -> dict[str, Any]:
     """Trains one model on all surfaces; under torchrun, as one of its ranks.
+
+    `plan` is the file of a sharding plan; without one, the run makes its own, or goes on with the
+    one it has.
 
     Returns a JSON-able summary with the best validation metrics. Raises `UserError` for wrong
     input, `RunError` when the loss is not finite.
     """
     with start_ranks(config.training.timeout_seconds, config.training.threads) as ranks:
         run = RunDirectory(run_path)
-        resume = prepare_run(config, run, resume, ranks)
+        resume = prepare_run(config, run, resume, ranks, plan)
         statistics = fitted_statistics(config, run, ranks)
-        trainer = Trainer(config, run, statistics, ranks)
+        trainer = Trainer(config, run, statistics, ranks, plan)
         if resume:
             trainer.resume()
         with stop_signals() as stop, steps_in_logs(lambda: trainer.progress.step):
@@ -94,13 +98,18 @@ class Trainer:
     """A model in training, everything that a checkpoint holds, and the loop over epochs."""
 
     def __init__(
-        self, config: Config, run: RunDirectory, statistics: Statistics, ranks: Ranks
+        self,
+        config: Config,
+        run: RunDirectory,
+        statistics: Statistics,
+        ranks: Ranks,
+        plan_file: Path | None = None,
     ) -> None:
         self.config = config
         self.run = run
         self.statistics = statistics
         self.ranks = ranks
-        self.model, plan = build_sharded_model(config, ranks)
+        self.model, plan = build_sharded_model(config, ranks, given=plan_file, before=run.plan)
         unwrap(self.model).fit_numbers(statistics.numbers)
         parameters = dense_parameters(self.model)
         check_one_optimizer_each(self.model, parameters)
@@ -108,7 +117,7 @@ class Trainer:
         sparse = SparseRate(self.model, config.training.sparse.lr, config.training.dense.decay)
         self.stepper = Stepper(self.model, self.dense, sparse, config, ranks)
         self.progress = Progress(
-            world=ranks.world, threads=torch.get_num_threads(), plan=plan_document(plan)
+            world=ranks.world, threads=torch.get_num_threads(), plan=plan.dump()
         )
         self.progress.monitor = config.training.early_stopping.monitor
         section = config.training.checkpoint

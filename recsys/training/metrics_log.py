@@ -1,6 +1,7 @@
 """What a run leaves to look at while it goes: metrics.jsonl, TensorBoard, a progress bar."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -11,8 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recsys.errors import UserError
 from recsys.files import write_text
 from recsys.logs import prefix
+
+log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
 
@@ -48,19 +52,33 @@ class MetricsLog:
         self._board = SummaryWriter(str(tensorboard), purge_step=after + 1 if after else None)
 
     def write(self, event: str, step: int, record: dict[str, Any]) -> None:
-        """Appends `{"event": …, "step": …, **record}`; numbers in nested dicts become scalars."""
+        """Appends `{"event": …, "step": …, **record}`; numbers in nested dicts become scalars.
+
+        Raises `UserError` if the disk is full.
+        """
         if not self.active:
             return
         line = {"event": event, "step": step, "time": round(time.time(), 3), **record}
-        self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in _scalars(record, event):
-            self._board.add_scalar(name, value, step)
+        try:
+            self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            self._file.flush()
+            for name, value in _scalars(record, event):
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name}: cannot be written ({error.strerror}); free some space and go "
+                "on with --resume"
+            ) from None
 
     def close(self) -> None:
-        if self.active:
-            self._file.close()
-            self._board.close()
+        """Closes the files; what they have not taken by now is lost, and said so."""
+        if not self.active:
+            return
+        for file in (self._file, self._board):
+            try:
+                file.close()
+            except OSError as error:
+                log.warning("%s: lost its last lines (%s)", self._file.name, error.strerror)
 
 
 def _is_until(line: str, step: int, mid_epoch: bool) -> bool:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recsys.errors import RankError, UserError
+from recsys.training.rendezvous import fresh_store
 
 # What gloo and NCCL say of a partner that is gone or late.
 LOST = ("gloo/", "Connection closed by peer", "Timed out waiting", "NCCL", "Connection reset")
@@ -74,19 +75,22 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=timeout_seconds),
-        # Alone, without torchrun, there is nobody to meet.
-        store=dist.HashStore() if "MASTER_ADDR" not in os.environ else None,
-    )
-    try:
-        with _lost_ranks_named(rank, timeout_seconds):
+    timeout = timedelta(seconds=timeout_seconds)
+    with _lost_ranks_named(rank, timeout_seconds):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+            # Alone, without torchrun, there is nobody to meet.
+            store=fresh_store(rank, world, timeout)
+            if "MASTER_ADDR" in os.environ
+            else dist.HashStore(),
+        )
+        try:
             yield Ranks(rank, world, device)
-    finally:
-        dist.destroy_process_group()
+        finally:
+            dist.destroy_process_group()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from recsys.training.optimizers import (
     dense_parameters,
 )
 from recsys.training.ranks import Ranks, start_ranks
+from recsys.training.same_data import check_same_data
 from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
@@ -151,10 +152,16 @@ class Trainer:
     def resume(self) -> bool:
         """Goes on from the newest whole checkpoint; False if there is none (collective)."""
         folder = self.run.checkpoints
-        newest = None
+        newest = fault = None
         if self.ranks.first:
             checkpoint.tidy(folder)
             newest = checkpoint.latest(folder)
+            if newest is None and (all_of_them := checkpoint.steps(folder)):
+                fault = (
+                    f"{folder}: none of its {len(all_of_them)} checkpoints is whole; bring one "
+                    "back from a copy, or start a new --run"
+                )
+        self.ranks.raise_on_all(fault)
         found = self.ranks.gather(newest)[0]
         if not isinstance(found, Path):
             return False
@@ -242,6 +249,7 @@ class Trainer:
                 batch_candidates=config.training.batch_candidates,
                 pin_memory=ranks.device.type == "cuda",
             )
+            check_same_data(progress.data, "train", reader.split)
         total = reader.split.requests
         left = sum(int(x) for x in ranks.gather(reader.requests))  # type: ignore[call-overload]
         label = f"epoch {progress.epoch + 1}/{config.training.epochs}"
@@ -304,7 +312,9 @@ class Trainer:
         """Validates, remembers the best step and saves."""
         progress = self.progress
         monitor = self.config.training.early_stopping.monitor
-        metrics = validate(self.model, self.config, self.statistics, self.ranks)
+        metrics = validate(
+            self.model, self.config, self.statistics, self.ranks, known_data=progress.data
+        )
         value = monitored(metrics, monitor)
         better = value is not None and is_better(value, progress.best_value, monitor)
         progress.epochs_without_better = 0 if better else progress.epochs_without_better + 1

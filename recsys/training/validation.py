@@ -11,6 +11,7 @@ from recsys.data.statistics import Statistics
 from recsys.evaluation.streaming import StreamingMetrics
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks
+from recsys.training.same_data import check_same_data
 from recsys.training.sharded import unwrap
 from recsys.training.step import Lockstep, precision
 
@@ -22,22 +23,30 @@ def validate(
     statistics: Statistics,
     ranks: Ranks,
     split: str = "valid",
+    known_data: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The metrics of `StreamingMetrics` on a split, the same on all ranks (collective)."""
+    """The metrics of `StreamingMetrics` on a split, the same on all ranks (collective).
+
+    `known_data` is what the run knows of its splits: see `check_same_data`.
+    """
     cells = CellLoss(config, ranks.device)
     metrics = StreamingMetrics(
         tuple(config.active_surfaces), config.tasks, cells.exists, ranks.device
     )
     model.eval()
-    with Reader(
-        config,
-        split,
-        statistics,
-        rank=ranks.rank,
-        world=ranks.world,
-        shuffle=False,
-        batch_candidates=config.evaluation.batch_candidates,
-    ) as reader:
+    with ranks.together():
+        reader = Reader(
+            config,
+            split,
+            statistics,
+            rank=ranks.rank,
+            world=ranks.world,
+            shuffle=False,
+            batch_candidates=config.evaluation.batch_candidates,
+        )
+        if known_data is not None:
+            check_same_data(known_data, split, reader.split)
+    with reader:
         batches = Lockstep(iter(reader), empty_batch(reader.layout), ranks.device)
         for batch in batches:
             left = torch.tensor([batch.requests, batches.fault is not None], device=ranks.device)

@@ -117,3 +117,13 @@ def newest(run: Path) -> Path:
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    """All tensors, all progress and all metrics, bit for bit."""
+    assert newest(run).name == newest(whole).name
+    assert_same_tensors(newest(run), newest(whole))
+    assert state_of(newest(run)) == state_of(newest(whole))
+    assert lines_of(run) == lines_of(whole)
+    best = "checkpoints/best.json"
+    assert (run / best).read_text() == (whole / best).read_text()

@@ -21,6 +21,7 @@ from recsys.training.step import Stepper
 from recsys.training.train import train
 from tests.training.conftest import SMALL
 from tests.training.runs import (
+    assert_same_run,
     assert_same_tensors,
     lines_of,
     newest,
@@ -62,16 +63,6 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps_of_first_epoch(run: Path) -> int:
     return sum(line["epoch"] == 0 for line in lines_of(run, "train"))
-
-
-def assert_same_run(run: Path, whole: Path) -> None:
-    """All tensors, all progress and all metrics, bit for bit."""
-    assert newest(run).name == newest(whole).name
-    assert_same_tensors(newest(run), newest(whole))
-    assert state_of(newest(run)) == state_of(newest(whole))
-    assert lines_of(run) == lines_of(whole)
-    best = "checkpoints/best.json"
-    assert (run / best).read_text() == (whole / best).read_text()
 
 
 @pytest.mark.parametrize("where", ["first step", "mid-epoch", "last step of epoch", "epoch 2"])

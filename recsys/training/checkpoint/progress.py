@@ -21,6 +21,7 @@ class Progress:
     best_value: float | None = None
     best_step: int | None = None
     epochs_without_better: int = 0
+    data: dict[str, Any] = field(default_factory=dict)  # split → its fingerprint (`same_data`)
     # What a resumed run is compared with.
     world: int = 1
     threads: int = 1

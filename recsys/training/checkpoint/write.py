@@ -188,8 +188,7 @@ class Writer:
         try:
             outcome = work(), None
         except (OSError, CheckpointException) as error:
-            cause = cause_of(error)
-            outcome = None, getattr(cause, "strerror", None) or " ".join(str(cause).split())
+            outcome = None, _reason(error, self.folder)
         outcomes: list[Any] = [outcome]
         if self.ranks.world > 1:
             outcomes = [None] * self.ranks.world
@@ -202,3 +201,14 @@ class Writer:
 
 class _WriteError(Exception):
     """Why some rank cannot write."""
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    """What went wrong, and how much room there is: torch's own words hide that a disk is full."""
+    cause = cause_of(error)
+    text = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return text
+    return f"{text}; {free / 2**20:,.0f} MiB are free"

@@ -1,8 +1,8 @@
 """A store for this attempt of the job, and for no earlier one.
 
 torchrun keeps one TCPStore for all of its restarts (torch 2.13: `DynamicRendezvousHandler` hands
-out the store of the first attempt again, and the env:// rendezvous no longer puts the attempt before
-its keys). The ranks of a restarted job then find the addresses of processes that are dead, and wait
+out the store of the first attempt again, and the env:// rendezvous puts no attempt before its keys
+any more). The ranks of a restarted job then find the addresses of processes that are dead, and wait
 for them without end. Nor do all ranks know the attempt's number: an agent counts its own restarts.
 So the ranks agree on a name of their own.
 """

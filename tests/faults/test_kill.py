@@ -49,7 +49,7 @@ def trouble(job: Job, world: int, moments: list[str], seed: int) -> dict[str, in
             # Any of the next few checkpoints, and any time in it.
             step = job.steps_logged() + chance.randrange(1, 9)
             job.wait_until(lambda step=step: job.steps_logged() >= step)
-            reached = job.wait_until(lambda: bool(job.half_written() - left))
+            reached = job.wait_until(lambda left=left: bool(job.half_written() - left))
             time.sleep(chance.uniform(0.0, 0.03))
         if not reached:
             break

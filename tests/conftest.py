@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Tests run on busy machines: how long an example takes says nothing about the code.
+settings.register_profile("recsys", deadline=None)
+settings.load_profile("recsys")
 
 
 @pytest.fixture(scope="session")

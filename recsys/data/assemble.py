@@ -30,7 +30,7 @@ class Assembler:
         ]
 
     def __call__(self, block: Block) -> Batch:
-        """A batch of all requests of `block`, which must be sorted by surface."""
+        """A batch of all requests of `block`, sorted by surface; may share its memory."""
         request_index = np.repeat(np.arange(block.requests), block.candidate_lengths)
         request_offsets = np.searchsorted(block.surface, self._surfaces)
         numbers = [_tensor(block.numbers[level]) for level in LEVELS]
@@ -122,5 +122,5 @@ def _extras(block: Block, request_index: np.ndarray) -> pa.Table | None:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    # A copy: a view would keep the whole window in memory for as long as the batch lives.
-    return torch.from_numpy(array.copy())
+    # Lists that Arrow took are read-only.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.config.features import Level
-from recsys.data.gather import Gather
+from recsys.data.gather import Gather, Ragged
 
 LEVELS: tuple[Level, ...] = ("request", "candidate", "history")
 
@@ -43,30 +43,33 @@ class Block:
         return _offsets(self.candidate_lengths)
 
     @cached_property
-    def _history_offsets(self) -> np.ndarray:
-        return _offsets(self.history_lengths)
-
-    @cached_property
-    def _inner_offsets(self) -> dict[str, np.ndarray]:
-        return {key: _offsets(lengths) for key, lengths in self.inner.items()}
+    def _ragged(self) -> dict[str, Ragged]:
+        """Where a request's values are, by level, and by key for multi-valued features."""
+        candidates = self.candidate_offsets
+        found = {
+            "candidate": Ragged(candidates),
+            "history": Ragged(_offsets(self.history_lengths)),
+        }
+        for key, lengths in self.inner.items():
+            offsets = _offsets(lengths)
+            of_candidate = key.startswith("candidate.")
+            found[key] = Ragged(offsets.take(candidates) if of_candidate else offsets)
+        return found
 
     def select(self, rows: np.ndarray) -> "Block":
-        """The requests `rows`, in that order."""
-        candidates = self.candidate_offsets
-        take_candidates = Gather(candidates, rows)
+        """The requests `rows`, in that order, as a copy."""
+        take_candidates = Gather(self._ragged["candidate"], rows)
         take: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "request": lambda values: values.take(rows, axis=0),
             "candidate": take_candidates,
-            "history": Gather(self._history_offsets, rows),
+            "history": Gather(self._ragged["history"], rows),
         }
         ids, inner = {}, {}
         for key, values in self.ids.items():
             level = key.partition(".")[0]
             if key in self.inner:
                 inner[key] = take[level](self.inner[key])
-                offsets = self._inner_offsets[key]
-                by_request = offsets.take(candidates) if level == "candidate" else offsets
-                ids[key] = Gather(by_request, rows)(values)
+                ids[key] = Gather(self._ragged[key], rows)(values)
             else:
                 ids[key] = take[level](values)
         extras = self.candidate_extras  # the index is made for these, or for short lists
@@ -85,17 +88,15 @@ class Block:
 
     def slice(self, start: int, stop: int) -> "Block":
         """The requests from `start` to `stop`, as views."""
-        bounds = {
-            "request": slice(start, stop),
-            "candidate": slice(*self.candidate_offsets[[start, stop]].tolist()),
-            "history": slice(*self._history_offsets[[start, stop]].tolist()),
-        }
+        offsets = {level: self._ragged[level].offsets for level in ("candidate", "history")}
+        bounds = {level: slice(*o[[start, stop]].tolist()) for level, o in offsets.items()}
+        bounds["request"] = slice(start, stop)
         ids, inner = {}, {}
         for key, values in self.ids.items():
             where = bounds[key.partition(".")[0]]
             if key in self.inner:
                 inner[key] = self.inner[key][where]
-                where = slice(*self._inner_offsets[key][[where.start, where.stop]].tolist())
+                where = slice(*self._ragged[key].offsets[[start, stop]].tolist())
             ids[key] = values[where]
         return Block(
             surface=self.surface[start:stop],

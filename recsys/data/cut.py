@@ -1,6 +1,7 @@
 """Where one batch ends and the next begins."""
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,13 +10,14 @@ from recsys.data.block import Block, concatenate
 
 def cut(
     windows: Iterable[tuple[Block, np.ndarray]], batch_candidates: int
-) -> Iterator[tuple[Block, list[int]]]:
-    """Puts requests in the order of batches, sorted by surface inside each (a stable sort).
+) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    """Deals requests to batches, sorted by surface inside each (a stable sort).
 
     `windows` are decoded requests and which of them to take, in order. A batch takes as many
     successive requests as fit in `batch_candidates`, and at least one; a request without
-    candidates counts as one, so that memory stays bounded. Yields blocks with the bounds of
-    their batches: batch i is the requests bounds[i] to bounds[i + 1].
+    candidates counts as one, so that memory stays bounded. Yields blocks with the rows of each of
+    their batches: every window once, though it may complete no batch, and in between the batches
+    that lie in several windows.
     """
     begun: Block | None = None  # a batch that goes on in the next window
     for block, order in windows:
@@ -26,31 +28,21 @@ def cut(
                 stop += 1  # alone, and larger than a batch should be
             bounds.append(stop)
             full = int(ends[stop - 1] if stop else 0) + batch_candidates
-        rest = block.select(order[bounds[-1] :])
-        if len(bounds) == 1:
+        if begun is not None and len(bounds) > 1:
+            begun = concatenate([begun, block.select(order[: bounds[1]])])
+            yield begun, [_by_surface(begun, np.arange(begun.requests))]
+            begun, bounds = None, bounds[1:]
+        yield block, [_by_surface(block, order[start:stop]) for start, stop in pairwise(bounds)]
+        if bounds[-1] < len(order):
+            rest = block.select(order[bounds[-1] :])
             begun = rest if begun is None else concatenate([begun, rest])
-            continue
-        number = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        rows = order[: bounds[-1]]
-        surface = block.surface[rows]
-        place = number * (int(surface.max(initial=0)) + 1) + surface
-        # numpy sorts narrow integers by radix.
-        place = place.astype(np.min_scalar_type(int(place.max(initial=0))))
-        place = np.argsort(place, kind="stable")
-        block = block.select(rows[place])  # noqa: PLW2901 - the window as decoded is let go
-        if begun is not None:
-            yield _sorted(concatenate([begun, block.slice(0, bounds[1])]))
-            bounds = bounds[1:]
-        begun = rest if rest.requests else None
-        if len(bounds) > 1:
-            yield block, bounds
     if begun is not None:
-        yield _sorted(begun)
+        yield begun, [_by_surface(begun, np.arange(begun.requests))]
 
 
 def _cost(block: Block | None) -> int:
     return 0 if block is None else int(np.maximum(block.candidate_lengths, 1).sum())
 
 
-def _sorted(block: Block) -> tuple[Block, list[int]]:
-    return block.select(np.argsort(block.surface, kind="stable")), [0, block.requests]
+def _by_surface(block: Block, rows: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(block.surface[rows], kind="stable")]

@@ -1,5 +1,7 @@
 """Flat Arrow columns → an encoded block, every value checked on the way."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike
@@ -13,12 +15,14 @@ from recsys.data.layout import Layout
 from recsys.data.schema import Column, column_name, feature_key, features_of
 
 LARGEST = float(np.finfo(np.float32).max)
+FLOAT = pa.float32()
+NAN = np.float32(np.nan)
 
 
 class BlockBuilder:
     """Encodes row groups, one after the other, into blocks.
 
-    The memory of a block is used again for the next one: copy what you keep (`Block.select`).
+    The memory of a block is used again for its next one: copy what you keep (`Block.select`).
     """
 
     def __init__(self, layout: Layout, tables: dict[str, TableEncoder]) -> None:
@@ -54,17 +58,13 @@ class BlockBuilder:
             "history": int(columns.history_lengths.sum()),
         }
         for level in LEVELS:
-            matrix = self._numbers[level].extend(sizes[level], share)
-            for index, number in enumerate(self.layout.numbers_of(level)):
-                values = columns.values[feature_key(number)]
-                matrix[:, index] = numbers(column_name(number), values, place)
+            numbers = self.layout.numbers_of(level)
+            named = {column_name(n): columns.values[feature_key(n)] for n in numbers}
+            write_numbers(named, self._numbers[level].extend(sizes[level], share), place)
         matrix = self._labels.extend(sizes["candidate"], share)
-        for index, task in enumerate(self.layout.tasks):
-            values = columns.values.get(f"label.{task}")
-            if values is None:  # not read
-                matrix[:, index] = np.nan
-            else:
-                matrix[:, index] = labels(f"candidates.{task}", values, place)
+        tasks = self.layout.tasks
+        found = {f"candidates.{t}": columns.values.get(f"label.{t}") for t in tasks}
+        write_labels(found, matrix, place)
         columns.values = {}
         self._parts.append(columns)
 
@@ -122,42 +122,55 @@ class _Growing:
         return self._data[: self._rows]
 
 
-def numbers(column: str, values: pa.Array, place: Place) -> np.ndarray:
-    """float32, NaN for null. Reports numbers that are not finite float32 numbers."""
-    result, present = _floats(values)
-    if types.is_floating(values.type):
-        if np.count_nonzero(np.isfinite(result)) == len(values) - values.null_count:
-            return result
-        exact = values.cast(pa.float64()).fill_null(0).to_numpy()
+def write_numbers(columns: dict[str, pa.Array], out: np.ndarray, place: Place) -> None:
+    """Writes the columns to `out`, `[n, columns]` float32, NaN for null.
+
+    Reports to `place` numbers that are not finite float32 numbers.
+    """
+    known = _write(columns.values(), out)
+    if np.count_nonzero(np.isfinite(out)) == known:
+        return
+    for column, values in columns.items():
+        if not types.is_floating(values.type):
+            continue
+        present, exact = valid(values), values.cast(pa.float64()).fill_null(0).to_numpy()
         finite = np.isfinite(exact)
         fix = "write null where the number is unknown"
         place.report(column, values, ~finite & present, "is not a finite number", fix)
         large = finite & (np.abs(exact) > LARGEST)
         place.report(column, values, large, "is beyond float32", "scale the column down")
-    return result
 
 
-def labels(column: str, values: pa.Array, place: Place) -> np.ndarray:
-    """float32, NaN for null. Reports labels outside 0 to 1, and NaN."""
-    result, present = _floats(values)
-    known = len(values) - values.null_count
+def write_labels(columns: dict[str, pa.Array | None], out: np.ndarray, place: Place) -> None:
+    """Writes the columns to `out`, `[n, columns]` float32, NaN for null or a column not read.
+
+    Reports to `place` labels outside 0 to 1, and NaN.
+    """
+    known = _write(columns.values(), out)
     # Comparisons with NaN are false.
-    if np.count_nonzero((result >= 0) & (result <= 1)) != known:
-        wrong = ~((result >= 0) & (result <= 1)) & present
-        fix = "write a label between 0 and 1, or null where it is unknown"
-        place.report(column, values, wrong, "is not a label", fix)
-    return result
+    right = (out >= 0) & (out <= 1)
+    if np.count_nonzero(right) == known:
+        return
+    for index, (column, values) in enumerate(columns.items()):
+        if values is not None:
+            wrong = ~right[:, index] & valid(values)
+            fix = "write a label between 0 and 1, or null where it is unknown"
+            place.report(column, values, wrong, "is not a label", fix)
 
 
-def _floats(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Values as float32, NaN for null, and the mask of those that are not null."""
-    present = valid(values)
-    raw = values.cast(pa.float32(), safe=False)
-    data = np.frombuffer(raw.buffers()[1], np.float32)[raw.offset : raw.offset + len(raw)]
-    if not values.null_count:
-        return data, present
-    # Several times as fast as Arrow's `fill_null`, which goes from null to null.
-    return np.where(present, data, np.float32(np.nan)), present
+def _write(columns: Iterable[pa.Array | None], out: np.ndarray) -> int:
+    """Writes columns as float32, NaN for null, and returns how many values are not null."""
+    known = 0
+    for index, values in enumerate(columns):
+        if values is None:
+            out[:, index] = np.nan
+            continue
+        raw = values if values.type == FLOAT else values.cast(FLOAT, safe=False)
+        data = np.frombuffer(raw.buffers()[1], np.float32)[raw.offset : raw.offset + len(raw)]
+        known += len(values) - values.null_count
+        # Several times as fast as Arrow's `fill_null`, which goes from null to null.
+        out[:, index] = np.where(valid(values), data, NAN) if values.null_count else data
+    return known
 
 
 def _join(tables: list[pa.Table | None]) -> pa.Table | None:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from recsys.config import Config
-from recsys.data.encode import numbers as check_numbers
+from recsys.data.encode import write_numbers
 from recsys.data.encoding import Vocabulary
 from recsys.data.hashing import splitmix64
 from recsys.data.layout import IdColumn, Layout
@@ -58,7 +58,8 @@ def fit(config: Config, split: Split | None = None) -> Statistics:
                     counter = counters.setdefault(table, IdCounter(config.tables[table].rows))
                     counter.add(values)
                 else:
-                    check_numbers(column_name(each), values, place)
+                    check = np.empty((len(values), 1), np.float32)
+                    write_numbers({column_name(each): values}, check, place)
                     moments.setdefault(feature_key(each), NumberFitter()).add(values)
     vocabularies = {
         table: counter.vocabulary(config.tables[table].min_count)

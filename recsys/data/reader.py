@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import accumulate, cycle, pairwise
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 
 __all__ = ["Reader", "empty_batch"]
+
+# Candidates whose requests are taken from a window at once: calls cost little, and it fits a cache.
+TOGETHER = 8192
 
 
 class Reader:
@@ -49,7 +52,7 @@ class Reader:
         pin_memory: of the batches, for copies to a GPU that overlap with compute.
 
     Raises `UserError` here for files and schemas, and while iterating for values. Three threads
-    work ahead while iterating: one decodes the next row group, one encodes and orders the next
+    work ahead while iterating: one decodes the next row group, one encodes the next
     window, one makes `data.prefetch_batches` batches. They end with the iterator, or with `close`;
     the reader is a context manager. In memory are two windows and a row group, whatever the data.
     """
@@ -124,14 +127,15 @@ class Reader:
 
     def _windows(self) -> Iterator[tuple[Block, np.ndarray]]:
         """Encoded windows, with the rows to take of each, in order."""
-        builder = BlockBuilder(self.layout, self._tables)
+        # The memory of a window is used again once the window after it is being dealt to batches.
+        builders = cycle([BlockBuilder(self.layout, self._tables) for _ in range(2)])
         windows = list(self._order.windows(self._remaining))
         numbers = [number for window in windows for number in window.row_groups]
         with (
             RowGroups(self.split, self._chosen) as source,
             Background(map(source.table, numbers), 1, "recsys-row-groups") as tables,
         ):
-            for window in windows:
+            for window, builder in zip(windows, builders, strict=False):
                 builder.begin(window.size)
                 for number in window.row_groups:
                     place = source.place(number)
@@ -142,10 +146,21 @@ class Reader:
         left, assemble = self._remaining, Assembler(self.layout)
         blocks = cut(self._windows(), self.batch_candidates)
         with Background(blocks, 1, "recsys-windows") as windows:
-            for block, bounds in windows:
-                for start, stop in pairwise(bounds):
-                    left = order.drop(left, stop - start)
-                    batch = assemble(block.slice(start, stop))
+            for block, batches in windows:
+                for part in _select(block, batches, TOGETHER // self.batch_candidates):
+                    left = order.drop(left, part.requests)
+                    batch = assemble(part)
                     batch.position = left
                     yield batch.pin_memory() if self._pin_memory else batch
                 del block
+
+
+def _select(block: Block, batches: list[np.ndarray], together: int) -> Iterator[Block]:
+    """The requests of each batch; those of `together` batches are taken at once."""
+    together = max(together, 1)
+    for first in range(0, len(batches), together):
+        group = batches[first : first + together]
+        selected = block.select(np.concatenate(group))
+        bounds = accumulate(map(len, group), initial=0)
+        for start, stop in pairwise(bounds):
+            yield selected.slice(start, stop)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recsys.data.gather as gathering
-from recsys.data.gather import Gather
+from recsys.data.gather import Gather, Ragged
 
 
 @settings(max_examples=20)
@@ -24,9 +24,9 @@ def test_takes_the_lists_of_rows(
     want = [values[offsets[r] : offsets[r + 1]] for r in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gathering, "SHORT", short)
-        found = Gather(offsets, np.array(rows, dtype=np.int64))(values)
+        found = Gather(Ragged(offsets), np.array(rows, dtype=np.int64))(values)
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, np.concatenate([values[:0], *want]))
-    assert Gather(offsets, np.array(rows, dtype=np.int64)).index.tolist() == [
+    assert Gather(Ragged(offsets), np.array(rows, dtype=np.int64)).index.tolist() == [
         n for r in rows for n in range(offsets[r], offsets[r + 1])
     ]

@@ -159,6 +159,12 @@ def train(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A sharding plan, made by recsys plan --out.")
     ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Another run, to start from its weights where they match."
+        ),
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -166,7 +172,8 @@ def train(
     from recsys.config import load_config
     from recsys.training.train import train as train_model
 
-    experiment = load_config(config, overrides or ())
+    warm = [f"training.warm_start={warm_start}"] if warm_start else []
+    experiment = load_config(config, [*(overrides or ()), *warm])
     path = run or Path("runs") / experiment.name
     summary = train_model(experiment, path, resume=resume, plan=plan)
     _report(

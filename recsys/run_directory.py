@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "plan.json"
 
     @property
+    def warm_start(self) -> Path:
+        """What was taken from another run."""
+        return self.path / "warm_start.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -75,4 +75,7 @@ class TrainingConfig(Section):
         EarlyStoppingConfig(), description="When to stop, and which step is the best"
     )
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When, and how many")
+    warm_start: str | None = Field(
+        None, description="Another run, whose weights a new run takes where they match"
+    )
     timeout_seconds: int = Field(600, ge=1, description="Longest wait for another rank")

@@ -123,6 +123,19 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+def _fit(config: Config) -> Statistics:
+    """Fits the statistics; a warm start keeps the other run's of the numbers that it knew.
+
+    Its weights were trained on numbers in that scale.
+    """
+    fitted = fit(config)
+    if config.training.warm_start is None:
+        return fitted
+    before = Statistics.load(RunDirectory.open(config.training.warm_start).statistics).numbers
+    numbers = {key: before.get(key, found) for key, found in fitted.numbers.items()}
+    return Statistics(fitted.vocabularies, numbers)
+
+
 def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statistics:
     """The train split's statistics: fitted by the first rank, read by all (collective)."""
     fault = None
@@ -132,7 +145,7 @@ def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statis
     if ranks.first and not begun and not Statistics.is_whole(run.statistics):
         try:
             shutil.rmtree(run.statistics, ignore_errors=True)
-            fit(config).save(run.statistics)
+            _fit(config).save(run.statistics)
         except UserError as error:
             shutil.rmtree(run.statistics, ignore_errors=True)
             fault = str(error)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from recsys.config import Config
@@ -34,6 +35,7 @@ from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
 from recsys.training.validation import is_better, monitored, validate
+from recsys.training.warm_start import print_parts, summary, warm_start
 
 ECHO_SECONDS = 1.0  # two signals closer than this are one request to stop
 
@@ -56,8 +58,8 @@ def train(
         resume = prepare_run(config, run, resume, ranks, plan)
         statistics = fitted_statistics(config, run, ranks)
         trainer = Trainer(config, run, statistics, ranks, plan)
-        if resume:
-            trainer.resume()
+        if not (resume and trainer.resume()) and config.training.warm_start is not None:
+            trainer.warm_start(config.training.warm_start)
         with stop_signals() as stop, steps_in_logs(lambda: trainer.progress.step):
             return trainer.fit(stop)
 
@@ -131,6 +133,15 @@ class Trainer:
         )
         if ranks.first:
             write_json(run.plan, self.progress.plan)
+
+    def warm_start(self, source: str) -> None:
+        """Takes the weights of another run where they match (collective)."""
+        model = unwrap(self.model)
+        with self.ranks.together():
+            parts = warm_start(model, self.model.state_dict(), self.statistics, Path(source))
+        if self.ranks.first:
+            write_json(self.run.warm_start, summary(source, parts))
+            print_parts(parts, Console(stderr=True))
 
     def tensors(self) -> dict[str, Any]:
         """Everything of a checkpoint that is a tensor."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.training.conftest import SMALL
-from tests.training.runs import newest, state_of
+from tests.training.runs import assert_same_tensors, lines_of, newest, state_of
 
 # A step takes milliseconds, and a checkpoint is written every other one. Without decay, more epochs
 # begin with the same steps.
@@ -18,13 +18,14 @@ OVERRIDES = (
     "training.dense.decay=none",
     "training.checkpoint.every_steps=2",
 )
+LOCAL = ["-s", "local_cwd"]
 BIN = Path(sys.executable).parent
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """That of this process, with the project's commands on PATH, as an activated .venv has them."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **more}
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **(more or {})}
 
 
 def train_command(scheduler: list[str], logs: Path, run: Path, *more: str) -> list[str]:
@@ -72,3 +73,10 @@ def ranks_of(run: Path) -> list[int]:
         if "recsys.cli" in words and str(run) in words and "--rdzv_id" not in words:
             found.append(int(folder.name))
     return found
+
+
+def assert_ends_like(run: Path, undisturbed: Path) -> None:
+    """The same checkpoint and the same log, bit for bit."""
+    assert newest(run).name == newest(undisturbed).name
+    assert_same_tensors(newest(run), newest(undisturbed))
+    assert lines_of(run) == lines_of(undisturbed)

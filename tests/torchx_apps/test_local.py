@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from recsys.data.recipes.simulate import SimulateOptions, simulate
 from tests.torchx_apps.jobs import (
+    LOCAL,
     OVERRIDES,
+    assert_ends_like,
     environment,
     ranks_of,
     saved_step,
@@ -18,28 +19,7 @@ from tests.torchx_apps.jobs import (
     train_command,
     wait_for,
 )
-from tests.training.runs import assert_same_tensors, lines_of, newest, state_of
-
-LOCAL = ["-s", "local_cwd"]
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("simulated") / "logs"
-    simulate(folder, SimulateOptions(requests=400, users=20, candidates=4, row_group_requests=32))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def undisturbed(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on two ranks, and what was on the screen."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    command = train_command(LOCAL, logs, folder / "run", "-j", "1x2", *OVERRIDES)
-    done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "run", done.stderr
+from tests.training.runs import lines_of, newest, state_of
 
 
 def test_it_trains_on_two_ranks(undisturbed: tuple[Path, str]) -> None:
@@ -68,12 +48,6 @@ def test_another_job_is_refused_the_same_run(logs: Path, undisturbed: tuple[Path
     assert done.returncode == 1
     assert f"recsys: {run}: exists already; give another --run" in done.stderr
     assert lines_of(run) == before
-
-
-def assert_ends_like(run: Path, undisturbed: Path) -> None:
-    assert newest(run).name == newest(undisturbed).name
-    assert_same_tensors(newest(run), newest(undisturbed))
-    assert lines_of(run) == lines_of(undisturbed)
 
 
 def test_a_job_whose_rank_is_killed_goes_on_by_itself(

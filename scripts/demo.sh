@@ -6,7 +6,7 @@
 #
 # DEMO=DIR        where to work (default: demo)
 # REQUESTS=N      how many requests to simulate (default: 30000)
-# RECSYS=COMMAND  default: .venv/bin/recsys, which `make setup` installs
+# RECSYS=COMMAND  default: .venv/bin/recsys, which `make setup` installs; torchx must be beside it
 set -euo pipefail
 
 raw=${RAW:-}
@@ -27,8 +27,14 @@ if ! command -v "$recsys" >/dev/null; then
   exit 1
 fi
 
-# One thread: the numbers are the same on every machine with as many, and other programs on its cores
-# do not slow training down several times, as they do when two threads wait for each other.
+# A job finds torchrun, and torchrun finds recsys, where the command line is.
+bin=$(cd "$(dirname "$(command -v "$recsys")")" && pwd)
+export PATH=$bin:$PATH
+# Of torch's C++ parts, errors only: a rank would say that its towers may lack rows, which they may.
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
+
+# One thread a rank: the numbers are the same on every machine with as many, and other programs on its
+# cores do not slow training down several times, as they do when two threads wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 step() {
@@ -58,7 +64,8 @@ root=(--set "data.root=$data")
 step "1/5  Is this machine ready?" "$recsys" doctor
 step "2/5  Logs of all surfaces as request tables" "${make_data[@]}"
 step "3/5  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
-step "4/5  One model for all surfaces" "$recsys" train "$config" --run "$run" "${root[@]}"
+step "4/5  One model for all surfaces, trained by two ranks" \
+  torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 "data.root=$data"
 step "5/5  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
 
 cat <<END

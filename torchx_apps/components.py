@@ -21,6 +21,7 @@ def train(
     config: str,
     run: Optional[str] = None,
     resume: bool = False,
+    plan: Optional[str] = None,
     j: str = "1x1",
     h: str = "cpu_2",
     image: str = torchx.IMAGE,
@@ -46,6 +47,7 @@ def train(
         run: run directory, as the job sees it; on more than one node, one that all nodes share.
             runs/NAME if not given
         resume: go on with a run directory that another job began, or begin it
+        plan: a sharding plan that recsys plan wrote, as the job sees it; made anew if not given
         j: nodes x ranks a node; 2x8 is 16 ranks. A GPU node has a rank a GPU
         h: the named resource that a node has: cpu_2, cpu_16, h100_8 or another registered one
         image: container image that has recsys installed; local_cwd and Slurm run what is on PATH
@@ -64,6 +66,8 @@ def train(
         arguments += ["--run", run]
     if resume:
         arguments.append("--resume")
+    if plan is not None:
+        arguments += ["--plan", plan]
     job = Job(
         j=j,
         h=h,
@@ -114,9 +118,10 @@ def evaluate(
 
 
 def tune(
-    *overrides: str,
+    *arguments: str,
     config: str,
     topology: str,
+    out: Optional[str] = None,
     h: str = "cpu_2",
     image: str = torchx.IMAGE,
     name: str = "recsys/tune",
@@ -131,9 +136,10 @@ def tune(
     The job is one process on one node: it starts the ranks of the runs it measures itself.
 
     Args:
-        overrides: keys of the configuration, last on the line: training.epochs=2 data.root=logs
+        arguments: more arguments of recsys plan, last on the line; key.path=value becomes --set
         config: the experiment's YAML file, as the job sees it
         topology: what to plan for: 1x2xcpu, 1x8xH100, or a YAML file as the job sees it
+        out: where to write the best plan, for --plan of recsys.train
         h: the named resource to run on: cpu_2, cpu_16, h100_8 or another registered one
         image: container image that has recsys installed; local_cwd and Slurm run what is on PATH
         name: of the job: EXPERIMENT/NAME
@@ -141,9 +147,11 @@ def tune(
         max_retries: how often the scheduler starts the job again
         mounts: of a container: type=bind,src=/data,dst=/data,readonly
     """
-    arguments = ["plan", config, "--topology", topology, "--tune"]
+    command = ["plan", config, "--topology", topology, "--tune"]
+    if out is not None:
+        command += ["--out", out]
     job = Job(h=h, image=image, name=name, env=env, max_retries=max_retries, mounts=mounts)
-    return job.app([Command("tune", with_overrides(arguments, overrides))])
+    return job.app([Command("tune", with_overrides(command, arguments))])
 
 
 def each_surface(

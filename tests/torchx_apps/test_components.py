@@ -91,6 +91,7 @@ def test_training_passes_everything_on() -> None:
     app = app_of(
         "train",
         *("--config", "c.yaml", "--run", "runs/a", "--resume", "True", "-j", "2x8"),
+        *("--plan", "plan.json"),
         *("-h", "h100_8", "--env", "A=1,B=x", "--max_restarts", "3", "--max_retries", "2"),
         *("--grace_seconds", "90", "--image", "registry/recsys:1", "--name", "team/first"),
         *("--mounts", "type=bind,src=/logs,dst=/data,readonly"),
@@ -114,7 +115,8 @@ def test_training_passes_everything_on() -> None:
     assert mount.src_path == "/logs"  # type: ignore[union-attr]
     assert "--nnodes 2 --nproc_per_node 8" in role.args[1]
     assert verb_of(role) == [
-        *("train", "c.yaml", "--run", "runs/a", "--resume", "--set", "training.epochs=2"),
+        *("train", "c.yaml", "--run", "runs/a", "--resume", "--plan", "plan.json"),
+        *("--set", "training.epochs=2"),
         *("--set", "data.surfaces=[home,search]", "--set", "data.root=my logs"),
     ]
 
@@ -149,10 +151,11 @@ def test_evaluation() -> None:
 
 
 def test_tuning() -> None:
-    (role,) = app_of("tune", *REQUIRED["tune"], "training.batch_candidates=64").roles
+    more = ["--out", "p.json", "--", "--rounds", "5", "training.batch_candidates=64"]
+    (role,) = app_of("tune", *REQUIRED["tune"], *more).roles
     assert verb_of(role) == [
-        *("plan", "c.yaml", "--topology", "1x2xcpu", "--tune"),
-        *("--set", "training.batch_candidates=64"),
+        *("plan", "c.yaml", "--topology", "1x2xcpu", "--tune", "--out", "p.json"),
+        *("--rounds", "5", "--set", "training.batch_candidates=64"),
     ]
 
 

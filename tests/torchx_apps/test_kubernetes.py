@@ -57,7 +57,7 @@ def _dryrun(
 def normal_form(job: dict[str, Any]) -> str:
     """The job as text, with names in place of what is different in every job."""
     name = job["metadata"]["name"]
-    text = yaml.safe_dump(job).replace(name, re.sub(r"-[a-z0-9]+$", "-UNIQUE", name))
+    text = yaml.safe_dump(job, width=10_000).replace(name, re.sub(r"-[a-z0-9]+$", "-UNIQUE", name))
     return re.sub(r"(TORCHX_INTERNAL_SESSION_ID\s+value: )\S+", r"\1SESSION", text)
 
 

@@ -239,17 +239,44 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="Run directory or export.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Request table: folder or file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
     as_json: Json = False,
 ) -> None:
     """Scores a request table: one row a candidate, a column a task."""
-    from recsys.evaluation.score import predict as predict_table
-    from recsys.run_directory import RunDirectory
+    from recsys.export.predict import predict_with
 
-    summary = predict_table(RunDirectory.open(run), table, out)
+    summary = predict_with(run, table, out)
     _report(summary, as_json, lambda console: console.print(f"{summary['rows']:,} rows in {out}"))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    surface: Annotated[
+        list[str] | None, typer.Option(help="Surface to export; several, or none for all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: RUN/exports.")] = None,
+    embeddings: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 tables.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Heads to export, comma between.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe: a YAML file, or an export that has one.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled table for parity. Default: export.split.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Exports a surface as an artefact of its own: OUT/SURFACE/VERSION."""
+    from recsys.export.export import export_surfaces
+    from recsys.export.show import print_exports
+
+    exports = export_surfaces(
+        run, surface, out, recipe, embeddings, tasks, table=data, overrides=overrides
+    )
+    _report({"exports": exports}, as_json, lambda console: print_exports(exports, console))
 
 
 if __name__ == "__main__":

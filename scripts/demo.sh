@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One model trained on every surface's logs, and its metrics per surface and task.
+# One model trained on every surface's logs, its metrics per surface and task, and an export of each surface.
 #
 #   scripts/demo.sh                simulated logs, whose best reachable metrics are known
 #   RAW=DIR scripts/demo.sh        the official KuaiRand-Pure files
@@ -61,12 +61,13 @@ fi
 rm -rf "$data" "$run"
 root=(--set "data.root=$data")
 
-step "1/5  Is this machine ready?" "$recsys" doctor
-step "2/5  Logs of all surfaces as request tables" "${make_data[@]}"
-step "3/5  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
-step "4/5  One model for all surfaces, trained by two ranks" \
+step "1/6  Is this machine ready?" "$recsys" doctor
+step "2/6  Logs of all surfaces as request tables" "${make_data[@]}"
+step "3/6  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
+step "4/6  One model for all surfaces, trained by two ranks" \
   torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 "data.root=$data"
-step "5/5  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
+step "5/6  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
+step "6/6  One artefact per surface, checked against the joint model" "$recsys" export "$run"
 
 cat <<END
 
@@ -75,7 +76,8 @@ What to try next:
   .venv/bin/tensorboard --logdir $demo/runs
   $recsys evaluate $run --split valid
   $recsys evaluate $run --surface SURFACE   # one surface alone, by its view of the model
+  $recsys predict $run/exports/SURFACE/VERSION $data/test OUT   # with an artefact alone
 END
 if [ -z "$raw" ]; then
-  echo "  REQUESTS=200000 make demo   # more logs come closer to the best reachable, shown under 2/5"
+  echo "  REQUESTS=200000 make demo   # more logs come closer to the best reachable, shown under 2/6"
 fi

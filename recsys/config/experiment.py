@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys.config.data import DataConfig
 from recsys.config.evaluation import EvaluationConfig
+from recsys.config.export import ExportConfig
 from recsys.config.features import FeaturesConfig, IdFeature, TableConfig
 from recsys.config.model import ModelConfig
 from recsys.config.section import NullsLeftOut, Section
@@ -47,6 +48,7 @@ class Config(Section):
     training: TrainingConfig = Field(TrainingConfig(), description="Optimisation and the run")
     sharding: ShardingConfig = Field(ShardingConfig(), description="Constraints for the planner")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Predictions table")
+    export: ExportConfig = Field(ExportConfig(), description="Artefacts of single surfaces")
 
     @cached_property
     def active_surfaces(self) -> dict[str, SurfaceConfig]:
@@ -135,6 +137,16 @@ class Config(Section):
                         f"name it in surfaces.{name}.tower.modules, or drop `surfaces` from the "
                         "feature so that the trunk reads it"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _surfaces_of_the_trunk(self) -> "Config":
+        known = self.model.surfaces or tuple(self.active_surfaces)
+        for name in self.active_surfaces:
+            if name not in known:
+                raise ValueError(
+                    f"model.surfaces: {name} is missing; name every surface that is trained"
+                )
         return self
 
     @model_validator(mode="after")

@@ -60,3 +60,8 @@ class ModelConfig(Section):
     towers: Literal["surface", "shared"] = Field(
         "surface", description="shared: one tower for all surfaces, the control for towers"
     )
+    surfaces: tuple[str, ...] | None = Field(
+        None,
+        description="Surfaces that the trunk tells apart. Default: those that are trained. An "
+        "export writes the joint model's here, so that its trunk goes on to fit",
+    )

@@ -80,11 +80,16 @@ class TableEncoder:
         """Writes the rows of `ids`, the values of `column`, to `out`, of this table's `dtype`.
 
         `ids` are integers, strings or a dictionary of strings, nulls allowed. Reports ids beyond a
-        table with `encode: none` to `place`.
+        table with `encode: none` to `place`, or counts what is unknown there.
         """
-        if not types.is_integer(ids.type):
+        if types.is_integer(ids.type):
+            self._by_value(ids, out, column, place)
+        else:
             out[:] = self._by_dictionary(ids)
-            return
+        if place.unknown is not None:
+            place.unknown.add(column, ids, out)
+
+    def _by_value(self, ids: pa.Array, out: np.ndarray, column: str, place: Place) -> None:
         values, beyond = integers(ids), False
         for start in range(0, len(values), CHUNK):
             chunk, rows = values[start : start + CHUNK], out[start : start + CHUNK]
@@ -99,6 +104,9 @@ class TableEncoder:
             out *= valid(ids)
         if beyond:  # or what is under a null, which may be any value
             wrong = ((values < 0) | (values >= self.table.rows)) & valid(ids)
+            if place.unknown is not None:
+                out[wrong] = 0
+                return
             table = f"tables.{self.name}"
             problem = f"is beyond the table: {table}.rows is {self.table.rows}"
             fix = f"raise it, or set {table}.encode: hash"

@@ -29,16 +29,38 @@ class Fault:
         )
 
 
+class UnknownIds:
+    """Counts the ids that no table knows, by column: `[unknown, all]`, nulls left out."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, list[int]] = {}
+
+    def add(self, column: str, ids: pa.Array, rows: np.ndarray) -> None:
+        """Counts `ids`, which read `rows` of their table."""
+        count = self.counts.setdefault(column, [0, 0])
+        known = int(np.count_nonzero(rows))
+        count[0] += len(ids) - ids.null_count - known
+        count[1] += len(ids) - ids.null_count
+
+
 class Place:
     """A row group that is being read, and what to do with its faults.
 
-    With `collect`, faults are appended to that list; without, the first one is raised.
+    With `collect`, faults are appended to that list; without, the first one is raised. With
+    `unknown`, an id beyond its table is no fault: it reads row 0 and is counted, as in serving.
     """
 
-    def __init__(self, file: str, row_group: int, collect: list[Fault] | None = None) -> None:
+    def __init__(
+        self,
+        file: str,
+        row_group: int,
+        collect: list[Fault] | None = None,
+        unknown: UnknownIds | None = None,
+    ) -> None:
         self.file = file
         self.row_group = row_group
         self.collect = collect
+        self.unknown = unknown
 
     def report(
         self, column: str, values: pa.Array, wrong: np.ndarray, problem: str, fix: str

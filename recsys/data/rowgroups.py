@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.data.columns import Columns, flatten
-from recsys.data.faults import Fault, Place
+from recsys.data.faults import Fault, Place, UnknownIds
 from recsys.data.schema import Projection, leaf_columns, string_columns
 from recsys.data.splits import Split, is_passed_over, readable
 
@@ -16,11 +16,15 @@ OPEN_FILES = 16
 
 
 class RowGroups:
-    """The chosen columns of the row groups of a split; a context manager, for use in one thread."""
+    """The chosen columns of the row groups of a split; a context manager, for use in one thread.
 
-    def __init__(self, split: Split, chosen: Projection) -> None:
+    With `unknown`, ids that no table knows are counted there and are no faults.
+    """
+
+    def __init__(self, split: Split, chosen: Projection, unknown: UnknownIds | None = None) -> None:
         self.split = split
         self.chosen = chosen
+        self.unknown = unknown
         self._open: OrderedDict[int, tuple[pq.ParquetFile, list[str]]] = OrderedDict()
 
     def columns(self, number: int, place: Place) -> Columns:
@@ -30,7 +34,7 @@ class RowGroups:
     def place(self, number: int, collect: list[Fault] | None = None) -> Place:
         """Where row group `number` is; its faults are raised, or collected."""
         group = self.split.row_groups[number]
-        return Place(self.split.show(group.file), group.index, collect)
+        return Place(self.split.show(group.file), group.index, collect, self.unknown)
 
     def table(self, number: int) -> pa.Table:
         """Row group `number` as Arrow has it, strings as dictionaries."""

@@ -61,8 +61,11 @@ class Split:
         """The path of a file as a user would write it."""
         return self.prefix + self.files[file]
 
-    def without(self, surfaces: Sequence[str]) -> "Split":
-        """The split without the rows of some surfaces; reads the column `surface` to count them."""
+    def without(self, surfaces: Sequence[str], of: str = "data.surfaces") -> "Split":
+        """The split without the rows of some surfaces; reads the column `surface` to count them.
+
+        Raises `UserError` if no row `of` the others is left.
+        """
         kept = []
         for file, groups in groupby(self.row_groups, key=lambda group: group.file):
             with (
@@ -78,7 +81,7 @@ class Split:
                         candidates = round(group.candidates * share / group.requests)
                         kept.append(replace(group, requests=share, candidates=candidates))
         if not kept:
-            raise UserError(f"{self.url}: no row of data.surfaces; choose other surfaces")
+            raise UserError(f"{self.url}: no row of {of}; choose other surfaces")
         return replace(self, row_groups=tuple(kept), passed_over=tuple(surfaces))
 
 

@@ -25,19 +25,30 @@ class Attention(nn.Module):
 
         At least one key a row must be unmasked.
         """
-        k, v = self.key_value(keys).chunk(2, dim=-1)
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(queries)),
-            self._split(k),
-            self._split(v),
-            attn_mask=mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        k, v = map(self._split, self.key_value(keys).chunk(2, dim=-1))
+        q, mask = self._split(self.query(queries)), mask[:, None, None, :]
+        if torch.compiler.is_exporting():
+            attended = written_out(q, k, v, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         """`[b, n, dim]` → `[b, heads, n, dim / heads]`."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """`F.scaled_dot_product_attention` as products and a softmax, equal up to rounding.
+
+    The fused kernels choose themselves by the shapes, so that a graph exported with them holds for
+    some shapes only. `q [b, h, q, d]`, `k` and `v [b, h, k, d]`, `mask [b, 1, 1, k]` →
+    `[b, h, q, d]`.
+    """
+    scores = torch.einsum("bhqd,bhkd->bhqk", q * q.shape[-1] ** -0.5, k)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return torch.einsum("bhqk,bhkd->bhqd", weights, v)
 
 
 class TransformerLayer(nn.Module):

@@ -107,7 +107,8 @@ class CandidateAttention(nn.Module):
         queries = self.query(candidates)
         index, most_candidates = history.request_index, history.most_candidates
         requests, n = history.tokens.shape[0], queries.shape[0]
-        if requests * most_candidates > 8 * n:
+        # An exported graph has no branches: it always pads.
+        if not torch.compiler.is_exporting() and requests * most_candidates > 8 * n:
             attended = self.attention(
                 queries.unsqueeze(1), history.tokens[index], history.mask[index]
             )

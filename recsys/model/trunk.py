@@ -40,6 +40,8 @@ class Trunk(nn.Module):
     request feature: its embedding is part of x_r.
     """
 
+    surface_rows: Tensor  # [S], the row of `surface` of each surface of the layout
+
     def __init__(self, layout: Layout, config: ModelConfig) -> None:
         super().__init__()
         tables = layout.config.tables
@@ -57,7 +59,13 @@ class Trunk(nn.Module):
         candidate_features = width(self.candidate_ids, self.candidate_numbers)
         small = config.projection.sequence
         # As many numbers as it takes to tell the surfaces apart comfortably.
-        self.surface = nn.Embedding(len(layout.surfaces), min(16, 4 * len(layout.surfaces)))
+        known = config.surfaces or layout.surfaces
+        self.surface = nn.Embedding(len(known), min(16, 4 * len(known)))
+        self.register_buffer(
+            "surface_rows",
+            torch.tensor([known.index(name) for name in layout.surfaces]),
+            persistent=False,
+        )
         request_features += self.surface.embedding_dim
         self.history_encoder: HistoryEncoder | None = None
         sequence = config.sequence
@@ -98,7 +106,7 @@ class Trunk(nn.Module):
         """Runs the trunk on a batch whose embedding rows were looked up."""
         request = [rows[c.key] for c in self.request_ids]
         request.append(self.request_numbers(batch.request_numbers))
-        request.append(self.surface(batch.request_surface_index))
+        request.append(self.surface(self.surface_rows[batch.request_surface_index]))
         candidate = [rows[c.key] for c in self.candidate_ids]
         candidate.append(self.candidate_numbers(batch.candidate_numbers))
         candidate_row = torch.cat(candidate, dim=1)

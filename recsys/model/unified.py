@@ -147,7 +147,10 @@ class UnifiedModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits `[N, T]` over all tasks; 0 where the row's surface does not have the task."""
-        rows = self.lookup(batch)
+        return self.score(batch, self.lookup(batch))
+
+    def score(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+        """`forward` without the lookup; `rows` are those of each feature by its key."""
         trunk = self.trunk(batch, rows)
         tasks = len(self.layout.tasks)
         slices = Slices(batch)

@@ -25,6 +25,7 @@ FREE_KEYS = (
     "data.root",
     "data.prefetch_batches",
     "evaluation",
+    "export",
     "training.epochs",
     "training.checkpoint",
     "training.early_stopping",

@@ -1,0 +1,182 @@
+"""From a run to one surface's artefact."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+
+from recsys.config import Config, load_config
+from recsys.config.experiment import nearest
+from recsys.config.export import Recipe
+from recsys.data.splits import Split, open_split, open_table
+from recsys.data.statistics import Statistics
+from recsys.errors import UserError
+from recsys.evaluation.score import load_model
+from recsys.export.artefact import Artefact, is_artefact
+from recsys.export.manifest import sha256_of
+from recsys.export.package import Package, Packaged
+from recsys.export.rows import own_rows
+from recsys.export.show import summary
+from recsys.export.view import view_config, view_model, view_statistics
+from recsys.run_directory import RunDirectory
+from recsys.training import checkpoint
+
+# What `--set` may change of a run's configuration: the rest is in its weights.
+FREE = ("data.", "export.")
+
+
+def export_surfaces(
+    run: Path,
+    surfaces: Sequence[str] | None,
+    out: Path | None,
+    recipe: Path | None,
+    embeddings: str | None,
+    tasks: str | None,
+    *,
+    table: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """`recsys export`: the summaries of the exports of some surfaces, or of all."""
+    opened = RunDirectory.open(run)
+    chosen = tuple(tasks.split(",")) if tasks else None
+    wanted = load_recipe(recipe, embeddings, chosen)
+    return [
+        summary(export(opened, surface, out, wanted, table, overrides))
+        for surface in surfaces or opened.config.active_surfaces
+    ]
+
+
+def export(
+    run: RunDirectory,
+    surface: str,
+    out: Path | None = None,
+    recipe: Recipe | None = None,
+    table: str | None = None,
+    overrides: list[str] | None = None,
+) -> Packaged:
+    """Exports one surface of a run's best checkpoint to `out/SURFACE/VERSION`.
+
+    Args:
+        run: a run with a complete checkpoint.
+        surface: of the run.
+        out: folder of exports; `exports` in the run's by default.
+        recipe: in what it differs from the joint model's view.
+        table: labelled request table that parity is measured on; `export.split` by default.
+        overrides: `key=value` of `data` and `export`.
+
+    Raises `UserError` for wrong input, and if parity is past a limit; then nothing is written.
+    """
+    config = _run_config(run, overrides or [])
+    statistics = Statistics.load(run.statistics)
+    recipe = recipe or Recipe()
+    wanted = view_config(config, surface, recipe, statistics)
+    rows = own_rows(wanted, open_table(table) if table else open_split(wanted, wanted.export.split))
+    view = view_model(load_model(run, config), wanted, surface)
+    package = Package(
+        view,
+        recipe,
+        view_statistics(wanted, statistics),
+        rows,
+        {"source": source_document(run, config), "parent": None},
+    )
+    return package.write(out or run.path / "exports")
+
+
+def _run_config(run: RunDirectory, overrides: list[str]) -> Config:
+    for override in overrides:
+        if not override.startswith(FREE):
+            raise UserError(
+                f"--set {override}: an export may change data.… and export.…; "
+                "everything else is in the run's weights"
+            )
+    return load_config(run.config_file, overrides)
+
+
+def load_recipe(
+    path: Path | None, embeddings: str | None = None, tasks: tuple[str, ...] | None = None
+) -> Recipe:
+    """A recipe of a YAML file, or that of an export, with what the command line changes.
+
+    Raises `UserError` that names the file and the key.
+    """
+    document: Any = {}
+    if path is not None and is_artefact(path):
+        document = Artefact(path).recipe.model_dump(mode="json")
+    elif path is not None:
+        try:
+            document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: not readable as a recipe: {reason}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: is not a mapping of keys; see docs/howto/export.md")
+    changes = {"embeddings": embeddings, "tasks": tasks}
+    document |= {key: value for key, value in changes.items() if value is not None}
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise UserError(
+                f"{path}: unknown key {key}; {nearest(key, Recipe.model_fields)}"
+            ) from None
+        raise UserError(f"{path or 'recipe'}: {key}: {first['input']!r}: {first['msg']}") from None
+
+
+def source_document(run: RunDirectory, config: Config) -> dict[str, Any]:
+    """Where an export comes from: run, checkpoint and data."""
+    found = checkpoint.best(run.checkpoints)
+    assert found is not None  # the model was loaded from it
+    return {
+        "run": run.path.resolve().name,
+        "step": checkpoint.read_progress(found).step,
+        "checkpoint": found.name,
+        "checkpoint_bytes": sum(file.stat().st_size for file in found.iterdir()),
+        "config_sha256": sha256_of(config.model_dump(mode="json", by_alias=True)),
+        "data": data_document(config),
+    }
+
+
+def data_document(config: Config) -> dict[str, Any]:
+    """The range of the train split, or nulls where it is gone."""
+    found: dict[str, Any] = {"root": config.data.root, "train": config.data.train}
+    try:
+        split = open_split(config, "train")
+    except UserError:
+        return {**found, "requests": None, "candidates": None, "from": None, "to": None}
+    low, high = time_range(split)
+    sizes = {"requests": split.requests, "candidates": split.candidates}
+    return {**found, **sizes, "from": low, "to": high}
+
+
+def time_range(split: Split) -> tuple[str | None, str | None]:
+    """The first and last `time` of a split as ISO 8601, by the files' statistics; else nulls."""
+    lows, highs = [], []
+    for number in {group.file for group in split.row_groups}:
+        with pq.ParquetFile(split.filesystem.open_input_file(split.files[number])) as parquet:
+            names = parquet.schema_arrow.names
+            if "time" not in names:
+                return None, None
+            kind = parquet.schema_arrow.field("time").type
+            metadata = parquet.metadata
+            paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+            for group in range(metadata.num_row_groups):
+                statistics = metadata.row_group(group).column(paths.index("time")).statistics
+                if statistics is None or not statistics.has_min_max:
+                    return None, None
+                lows.append(pa.scalar(statistics.min, kind))
+                highs.append(pa.scalar(statistics.max, kind))
+    milliseconds = pa.timestamp("ms", "UTC")
+    ends = (min(lows, key=_number), max(highs, key=_number))
+    low, high = (each.cast(milliseconds).as_py().isoformat() for each in ends)
+    return low, high
+
+
+def _number(scalar: pa.Scalar) -> int:
+    return int(scalar.cast(pa.int64()).as_py())

@@ -1,0 +1,229 @@
+"""Writes a view as an artefact: whole, measured on real rows, or not at all."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import recsys
+from recsys.config import dump_config
+from recsys.config.export import Precision, Recipe
+from recsys.data.batch import Batch
+from recsys.data.encoding import table_encoders
+from recsys.data.rowgroups import RowGroups
+from recsys.data.schema import projection
+from recsys.data.splits import Split
+from recsys.data.statistics import Statistics
+from recsys.errors import UserError
+from recsys.export.artefact import CONFIG, EXAMPLE, PROGRAM, STATISTICS, WEIGHTS, Artefact
+from recsys.export.manifest import (
+    VERSION_LENGTH,
+    architecture,
+    schema_document,
+    sha256_of,
+    sha256_of_tensors,
+    write_manifest,
+)
+from recsys.export.parity import (
+    Compared,
+    check_limits,
+    latency,
+    score_of_program,
+    score_of_view,
+)
+from recsys.export.program import ServingModel, export_program, load_program, save_program
+from recsys.export.rows import labelled_batches, single_requests
+from recsys.export.signature import Signature
+from recsys.files import whole_folder, write_json, write_text
+from recsys.model.lookup import PlainLookup
+from recsys.model.unified import UnifiedModel
+
+# Requests whose latency is measured, and among which the example is chosen.
+FIRST_REQUESTS = 100
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """An artefact that is there now; `written` if it was not before."""
+
+    path: Path
+    manifest: dict[str, Any]
+    written: bool
+
+
+class Package:
+    """A view on its way to an artefact.
+
+    Args:
+        view: the model of one surface, in fp32 on ordinary tensors.
+        recipe: in what it differs from the joint model's view.
+        statistics: vocabularies and number statistics that the view reads.
+        rows: labelled requests of this surface: parity, metrics and the example come from them.
+        origin: `source` and `parent` of the manifest.
+    """
+
+    def __init__(
+        self,
+        view: UnifiedModel,
+        recipe: Recipe,
+        statistics: Statistics,
+        rows: Split,
+        origin: Mapping[str, Any],
+    ) -> None:
+        assert isinstance(view.lookup, PlainLookup)
+        self.view = view
+        # Recorded as it was meant, whatever the defaults become.
+        embeddings = recipe.embeddings or view.layout.config.export.embeddings
+        self.recipe = recipe.model_copy(update={"embeddings": embeddings})
+        self.statistics = statistics
+        self.rows = rows
+        self.origin = origin
+        self.layout = view.layout
+        self.config = view.layout.config
+        [self.surface] = view.layout.surfaces
+        self.precisions = self._precisions()
+        self.signature = Signature(self.layout)
+        encoders = table_encoders(self.layout, statistics.vocabularies, {})
+        self.schema = schema_document(self.layout, self.signature, encoders)
+        for name, precision in self.precisions.items():
+            self.schema["tables"][name]["precision"] = precision
+
+    def _precisions(self) -> dict[str, Precision]:
+        general = self.recipe.embeddings
+        assert general is not None
+        for name in self.recipe.tables:
+            if name not in self.config.tables:
+                raise UserError(
+                    f"recipe: tables.{name}: surface {self.surface} reads no such table; its "
+                    f"tables: {', '.join(self.config.tables)}"
+                )
+        return {name: self.recipe.tables.get(name, general) for name in self.config.tables}
+
+    def version(self, weights: Mapping[str, Tensor]) -> str:
+        """A hash of weights, recipe and schema: what is the same has the same version."""
+        vocabularies = {n: v.ids.to_pylist() for n, v in self.statistics.vocabularies.items()}
+        parts = {
+            "weights": sha256_of_tensors(weights),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "schema": self.schema,
+            "architecture": architecture(self.config),
+            "vocabularies": sha256_of(vocabularies),
+            "parent": self.origin.get("parent"),
+        }
+        return sha256_of(parts)[:VERSION_LENGTH]
+
+    def write(self, exports: Path) -> Packaged:
+        """Writes `exports/SURFACE/VERSION`, unless it is there.
+
+        Raises `UserError` if parity is past a limit or the disk is full; then nothing is left.
+        """
+        weights = {name: value.contiguous() for name, value in self.view.state_dict().items()}
+        version = self.version(weights)
+        target = exports / self.surface / version
+        if target.exists():
+            return Packaged(target, Artefact(target).manifest, written=False)
+        singles = list(single_requests(self.config, self.statistics, self.rows, FIRST_REQUESTS))
+        if not singles:
+            raise UserError(
+                f"{self.rows.url}: the first {FIRST_REQUESTS} requests of surface {self.surface} "
+                "have no candidate; give rows that were shown"
+            )
+        try:
+            with whole_folder(target) as folder:
+                write_text(folder / CONFIG, dump_config(self.config))
+                self.statistics.save(folder / STATISTICS)
+                save_file(weights, folder / WEIGHTS)
+                (folder / WEIGHTS).chmod(0o644)  # as the other files; safetensors writes 0600
+                save_program(self._program(), folder / PROGRAM)
+                measured = self._measure(folder, singles)
+                manifest = write_manifest(folder, {**self._head(version), **measured})
+        except (OSError, SafetensorError) as error:
+            raise UserError(_not_written(target, error)) from None
+        return Packaged(target, manifest, written=True)
+
+    def _program(self) -> torch.export.ExportedProgram:
+        serving = ServingModel(self.view, self.precisions)
+        batch = next(
+            labelled_batches(self.config, self.statistics, self.rows, self.config.export.candidates)
+        )
+        return export_program(serving, self.signature.tensors(batch))
+
+    def _head(self, version: str) -> dict[str, Any]:
+        """What the artefact is."""
+        return {
+            "surface": self.surface,
+            "version": version,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "written_by": {"recsys": recsys.__version__, "torch": torch.__version__},
+            "tasks": list(self.layout.tasks),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "precision": self.precisions,
+            "config_sha256": sha256_of(self.config.model_dump(mode="json", by_alias=True)),
+            **self.origin,
+            "schema": self.schema,
+        }
+
+    def _measure(self, folder: Path, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
+        """Parity, metrics and latency of the program as it was written; the example."""
+        score = score_of_program(load_program(folder / PROGRAM), self.signature)
+        batches = labelled_batches(
+            self.config, self.statistics, self.rows, self.config.export.candidates
+        )
+        compared = Compared(self.layout.tasks, batches, score_of_view(self.view), score)
+        parity = {"rows": self.rows.url, **compared.document()}
+        exact = set(self.precisions.values()) <= {"fp32"}
+        check_limits(parity, self.config.export.limits, exact, self.surface)
+        write_json(folder / EXAMPLE, self._example(folder, singles))
+        return {
+            "parity": parity,
+            "metrics": compared.metrics(1),
+            "latency": latency(score, [batch for _, batch in singles]),
+        }
+
+    def _example(self, folder: Path, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
+        """A request as its table has it, as tensors, and its scores."""
+        # One that shows as much as possible: the longest history among the first ones.
+        at, batch = max(singles, key=lambda each: each[1].longest_history)
+        inputs = self.signature.tensors(batch)
+        with torch.inference_mode():
+            outputs = load_program(folder / PROGRAM)(**inputs)
+        return {
+            "request": request_at(self.rows, self.layout, at),
+            "inputs": {name: tensor_document(value) for name, value in inputs.items()},
+            "outputs": {name: tensor_document(value) for name, value in outputs.items()},
+        }
+
+
+def request_at(split: Split, layout: Any, at: int) -> dict[str, Any]:
+    """The columns that the model reads of request number `at` of a split, as plain values."""
+    chosen = projection(layout, split, predictions=False, labels=False)
+    with RowGroups(split, chosen) as source:
+        for number, group in enumerate(split.row_groups):
+            if at < group.requests:
+                [row] = source.table(number).slice(at, 1).to_pylist()
+                return json.loads(json.dumps(row, default=str))
+            at -= group.requests
+    raise IndexError(at)
+
+
+def tensor_document(value: Tensor) -> dict[str, Any]:
+    """`{"dtype", "shape", "data"}`, data flat; null for NaN."""
+    flat = value.reshape(-1).tolist()
+    return {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": list(value.shape),
+        "data": [None if math.isnan(number) else number for number in flat],
+    }
+
+
+def _not_written(target: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return f"{target}: cannot be written ({reason}); free some space and export again"

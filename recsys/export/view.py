@@ -1,0 +1,149 @@
+"""One surface's own configuration and model, cut out of the joint ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.config import Config, parse_config
+from recsys.config.experiment import nearest
+from recsys.config.export import Recipe
+from recsys.data.statistics import Statistics
+from recsys.errors import UserError
+from recsys.model.lookup import PlainLookup
+from recsys.model.unified import SHARED, SurfaceTower, UnifiedModel, build_model
+
+GATE = ("tower.gate.linear.weight", "tower.gate.linear.bias")
+
+
+def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statistics) -> Config:
+    """The configuration of `surface` alone: its tower, the features it reads, their tables.
+
+    Its model is the joint model's view: `model.surfaces` keeps the surfaces that the trunk tells
+    apart. A table with a vocabulary has the rows of its ids and no more. Raises `UserError` for an
+    unknown surface, task or table.
+    """
+    if surface not in config.active_surfaces:
+        raise UserError(
+            f"--surface {surface}: not a surface of this run; "
+            f"{nearest(surface, config.active_surfaces)} "
+            f"(surfaces: {', '.join(config.active_surfaces)})"
+        )
+    document = config.model_dump(mode="json", by_alias=True)
+    own = document["surfaces"][surface]
+    own["tasks"] = _chosen_tasks(own["tasks"], surface, recipe)
+    if config.model.towers == "shared":
+        own["tower"] = document["surfaces"][next(iter(config.active_surfaces))]["tower"]
+        document["model"]["towers"] = "surface"
+    tower = own["tower"]
+    tower["branches"] = {t: w for t, w in tower["branches"].items() if t in own["tasks"]}
+    document["surfaces"] = {surface: own}
+    document["model"]["surfaces"] = config.model.surfaces or list(config.active_surfaces)
+    features = document["features"]
+    for level in ("request", "candidate"):
+        features[level] = _features_of(features[level], surface)
+    if document["model"]["sequence"] is None:
+        features["history"] = None  # nothing reads it
+    elif recipe.history_length is not None:
+        _shorten_history(features["history"], recipe.history_length)
+    _keep_tables(document, statistics)
+    document["data"] |= {"surfaces": None, "group": None}
+    document["evaluation"]["keep"] = []
+    return parse_config(document, f"the view of surface {surface}")
+
+
+def _chosen_tasks(tasks: Mapping[str, float], surface: str, recipe: Recipe) -> dict[str, float]:
+    for task in recipe.tasks or ():
+        if task not in tasks:
+            raise UserError(
+                f"--tasks {task}: not a task of surface {surface}; its tasks: {', '.join(tasks)}"
+            )
+    return {task: tasks[task] for task in recipe.tasks or tasks}
+
+
+def _features_of(features: Mapping[str, Any], surface: str) -> dict[str, Any]:
+    """Those that the surface has; features of some surfaces become features of this one."""
+    kept = {}
+    for name, feature in features.items():
+        only = feature["surfaces"]
+        if only is None or surface in only:
+            kept[name] = {**feature, "surfaces": None if only is None else [surface]}
+    return kept
+
+
+def _shorten_history(history: dict[str, Any] | None, length: int) -> None:
+    most = history["length"] if history else 0
+    if length > most:
+        raise UserError(
+            f"recipe: history_length: {length} is longer than the model's {most}; choose less"
+        )
+    assert history is not None
+    history["length"] = length
+
+
+def _keep_tables(document: dict[str, Any], statistics: Statistics) -> None:
+    features = document["features"]
+    fields = features["history"]["fields"] if features["history"] else {}
+    declared = [*features["request"].values(), *features["candidate"].values(), *fields.values()]
+    read = {feature["id"] for feature in declared if "id" in feature}
+    tables = {name: table for name, table in document["tables"].items() if name in read}
+    for name, table in tables.items():
+        if name in statistics.vocabularies:
+            table["rows"] = max(1, len(statistics.vocabularies[name].ids))
+    document["tables"] = tables
+    constraints = document["sharding"]["constraints"]
+    document["sharding"]["constraints"] = {n: c for n, c in constraints.items() if n in tables}
+
+
+def view_statistics(config: Config, statistics: Statistics) -> Statistics:
+    """Those of the tables and numbers that a view's configuration has."""
+    keys = {f"{level}.{name}" for level, name, _ in config.features}
+    return Statistics(
+        {n: found for n, found in statistics.vocabularies.items() if n in config.tables},
+        {key: found for key, found in statistics.numbers.items() if key in keys},
+    )
+
+
+@torch.no_grad()
+def view_model(source: UnifiedModel, config: Config, surface: str) -> UnifiedModel:
+    """A model of a view's configuration with the weights of `source`, copied.
+
+    `source` is the joint model on ordinary tensors, or another view of the same surface.
+    """
+    seen = source.for_surface(surface)
+    model = build_model(config)
+    assert isinstance(seen.lookup, PlainLookup) and isinstance(model.lookup, PlainLookup)
+    for name, table in model.lookup.tables.items():
+        weight = seen.lookup.tables[name].weight
+        table.weight.copy_(weight[: table.weight.shape[0]])
+    trunk = seen.trunk.state_dict()
+    position = "history_encoder.position"
+    if position in trunk:  # counted from the newest event
+        trunk[position] = trunk[position][: config.features.history.length]  # type: ignore[union-attr]
+    model.trunk.load_state_dict(trunk)
+    copy_tower(seen, model, surface)
+    return model.eval()
+
+
+@torch.no_grad()
+def copy_tower(source: UnifiedModel, target: UnifiedModel, surface: str) -> None:
+    """Copies the tower of a surface; of its heads those that the target has."""
+    there = source.towers[SHARED if SHARED in source.towers else surface]
+    here = target.towers[surface]
+    assert isinstance(there, SurfaceTower) and isinstance(here, SurfaceTower)
+    state = there.state_dict()
+    rows = [there.tower.tasks.index(task) for task in here.tower.tasks]
+    for key in GATE:
+        state[key] = _rows_of_tasks(state[key], len(there.tower.tasks), rows)
+    wanted = here.state_dict().keys()
+    here.load_state_dict({k: v for k, v in state.items() if k in wanted or not _of_a_head(k)})
+
+
+def _rows_of_tasks(gate: Tensor, tasks: int, rows: list[int]) -> Tensor:
+    """A gate has E rows a task: `[T · E, …]` → those of some tasks."""
+    return gate.unflatten(0, (tasks, -1))[rows].flatten(0, 1)
+
+
+def _of_a_head(key: str) -> bool:
+    return key.startswith(("tower.heads.", "tower.branches."))

@@ -87,6 +87,9 @@ def data_simulate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     users: Annotated[int | None, typer.Option(help="Number of users.")] = None,
     items: Annotated[int | None, typer.Option(help="Number of items.")] = None,
+    drift: Annotated[
+        float, typer.Option(help="0 to 1: the same users and items once tastes have moved.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Simulated logs of any size whose true probabilities are known, and a config for them."""
@@ -99,6 +102,7 @@ def data_simulate(
         seed=seed,
         users=users,
         items=items,
+        drift=drift,
     )
     summary = simulate(out, options)
     _report(summary, as_json, lambda console: print_best(summary, console))
@@ -277,6 +281,50 @@ def export(
         run, surface, out, recipe, embeddings, tasks, table=data, overrides=overrides
     )
     _report({"exports": exports}, as_json, lambda console: print_exports(exports, console))
+
+
+@app.command()
+def finetune(
+    export: Annotated[
+        Path, typer.Argument(metavar="EXPORT", help="An export; or a run, with --surface.")
+    ],
+    data: Annotated[str, typer.Option(help="Folder of fresh train, valid and test.")],
+    surface: Annotated[str | None, typer.Option(help="Its newest export in a run.")] = None,
+    mode: Annotated[str | None, typer.Option(help="tower, trunk_top or all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: beside the export.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Goes on training an export on its surface's fresh data: a new version."""
+    from recsys.export.finetune import find_artefact
+    from recsys.export.finetune import finetune as finetune_export
+    from recsys.export.show import print_finetuned, summary
+
+    chosen = [f"export.finetune.mode={mode}"] if mode else []
+    found = finetune_export(
+        find_artefact(export, surface), data, out, [*chosen, *(overrides or [])]
+    )
+    result = {**summary(found), "finetune": found.manifest["finetune"]}
+    _report(result, as_json, lambda console: print_finetuned(result, console))
+
+
+@app.command()
+def drift(
+    version: Annotated[Path, typer.Argument(metavar="VERSION", help="An export.")],
+    data: Annotated[str, typer.Option(help="Fresh request table with labels.")],
+    against: Annotated[
+        Path | None, typer.Option(help="An export or a run. Default: where VERSION comes from.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How far a version is from its baseline; exit code 3 means: re-baseline."""
+    from recsys.export.artefact import Artefact
+    from recsys.rollout.drift import EXIT_CODE, print_drift
+    from recsys.rollout.drift import drift as measure
+
+    result = measure(Artefact(version), data, against)
+    _report(result, as_json, lambda console: print_drift(result, console))
+    raise typer.Exit(EXIT_CODE[result["verdict"]])
 
 
 if __name__ == "__main__":

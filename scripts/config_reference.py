@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from recsys.config import Config, IdFeature, NumberFeature, TableConfig
 from recsys.config.data import DataConfig
 from recsys.config.evaluation import EvaluationConfig
-from recsys.config.export import DriftConfig, ExportConfig, LimitsConfig, Recipe
+from recsys.config.export import DriftConfig, ExportConfig, FinetuneConfig, LimitsConfig, Recipe
 from recsys.config.features import FeaturesConfig, HistoryConfig
 from recsys.config.group import GroupConfig, GroupHistoryConfig
 from recsys.config.model import (
@@ -65,6 +65,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationConfig,
     "export": ExportConfig,
     "export.limits": LimitsConfig,
+    "export.finetune": FinetuneConfig,
     "export.drift": DriftConfig,
     "a recipe of an export": Recipe,
 }

@@ -37,6 +37,23 @@ class DriftConfig(Section):
     )
 
 
+class FinetuneConfig(Section):
+    """`export.finetune:` – `recsys finetune`, on one surface's fresh data.
+
+    `L + (l2 / 2) · ‖θ − θ₀‖²` is minimised, θ₀ the weights of the export that it begins with.
+    """
+
+    mode: Literal["tower", "trunk_top", "all"] = Field(
+        "tower",
+        description="What is trained. tower: the surface's tower and the tables that it alone "
+        "reads. trunk_top: the trunk's crossing and experts too. all: everything",
+    )
+    epochs: int = Field(3, ge=1, description="Passes over the fresh train split; the best is kept")
+    lr: float = Field(5e-4, gt=0, description="Of Adam, on everything but tables")
+    table_lr: float = Field(0.005, gt=0, description="Of Adagrad, on tables that are trained")
+    l2: float = Field(1e-3, ge=0, description="Pull of what is trained to where it was")
+
+
 class ExportConfig(Section):
     """`export:` – one surface's artefact."""
 
@@ -50,6 +67,7 @@ class ExportConfig(Section):
         200_000, ge=1, description="About how many candidates of that split are scored"
     )
     limits: LimitsConfig = Field(LimitsConfig(), description="Past these an export fails")
+    finetune: FinetuneConfig = Field(FinetuneConfig(), description="How `recsys finetune` trains")
     drift: DriftConfig = Field(DriftConfig(), description="Thresholds of `recsys drift`")
 
 
@@ -70,4 +88,9 @@ class Recipe(Section):
     )
     history_length: int | None = Field(
         None, ge=1, description="Latest events read. Default: `features.history.length`"
+    )
+    tower: str | None = Field(
+        None,
+        description="Folder of a fine-tuned export of this surface: its tower is taken, with the "
+        "features and tables that are the surface's own",
     )

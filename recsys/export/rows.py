@@ -26,9 +26,15 @@ def own_split(config: Config, name: str) -> Split:
 
 
 def labelled_batches(
-    config: Config, statistics: Statistics, split: Split, candidates: int
+    config: Config,
+    statistics: Statistics,
+    split: Split,
+    candidates: int,
+    *,
+    shuffle: bool = True,
 ) -> Iterator[Batch]:
-    """Batches of about so many candidates in all, drawn from all of the split, always the same.
+    """Batches of about so many candidates in all: drawn from all of the split, always the same, or
+    the first ones without `shuffle`.
 
     Ids are read as in serving: an unknown one is no fault.
     """
@@ -36,6 +42,7 @@ def labelled_batches(
         config,
         split,
         statistics,
+        shuffle=shuffle,
         batch_candidates=config.evaluation.batch_candidates,
         unknown=UnknownIds(),
     ) as reader:

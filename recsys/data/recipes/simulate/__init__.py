@@ -111,6 +111,8 @@ def simulate_chunk(world: World, chunk: int, keep_terms: bool = False) -> tuple[
     user_id = np.arange(chunk * size, min(options.user_count, (chunk + 1) * size))
     first, requests = Activity(options.user_count, options.requests).of(user_id)
     users = draw_users(world, rng, user_id, requests)
+    if options.drift:  # the same users on other days
+        rng = np.random.default_rng([options.seed, 2, chunk])
     log = simulate_sessions(world, users, rng, keep_terms)
     within = np.arange(len(log.time)) - np.repeat(np.cumsum(requests) - requests, requests)
     return users, log, np.repeat(first, requests) + within

@@ -139,4 +139,5 @@ def _surface(number: int, name: str) -> str:
 def _flags(options: SimulateOptions) -> str:
     named = ("requests", "candidates", "surfaces", "seed", "users", "items")
     chosen = {name: getattr(options, name) for name in named}
+    chosen["drift"] = options.drift or None
     return " ".join(f"--{name} {value}" for name, value in chosen.items() if value is not None)

@@ -24,6 +24,8 @@ class SimulateOptions:
         items: Number of items; 1,000 where not given.
         row_group_requests: Requests in one Parquet row group.
         file_requests: Requests in one Parquet file, at most.
+        drift: 0 to 1, how far what users want has moved since the log of drift 0: same users and
+            items, other sessions.
     """
 
     requests: int = 20_000
@@ -34,6 +36,7 @@ class SimulateOptions:
     items: int | None = None
     row_group_requests: int = 2_048
     file_requests: int = 65_536
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         _require("requests", self.requests, 1, 10**12)
@@ -48,6 +51,8 @@ class SimulateOptions:
             _require("users", self.users, lowest, self.requests)
         _require("row_group_requests", self.row_group_requests, 1, 1_048_576)
         _require("file_requests", self.file_requests, self.row_group_requests, 10**9)
+        if not 0 <= self.drift <= 1:
+            raise UserError(f"drift: {self.drift} given; use a number from 0 to 1")
 
     @property
     def user_count(self) -> int:

@@ -6,7 +6,7 @@ world hard for a linear model is that most effects are products: user x item, hi
 query x candidate, surface x price.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +167,7 @@ class World:
         self.interest_cumulative = np.cumsum(
             _softmax(1.5 * self.group_vector @ self.tag_vector.T), axis=-1
         )
-        self.surfaces = _surfaces(options, rng)
+        self.surfaces = _drifted(_surfaces(options, rng), options.drift)
 
 
 def zipf(size: int, exponent: float) -> Floats:
@@ -211,6 +211,19 @@ def _surfaces(options: SimulateOptions, rng: np.random.Generator) -> Surfaces:
         second=second,
         second_bias=_bias(second_rate, second),
     )
+
+
+# What drifts: at 1, price and interest count the other way round, and clicks are rarer.
+_DRIFTING = ("price", "interest")
+_RARER = 0.8  # logits
+
+
+def _drifted(surfaces: Surfaces, drift: float) -> Surfaces:
+    if not drift:
+        return surfaces
+    click = surfaces.click.copy()
+    click[:, [TERMS.index(term) for term in _DRIFTING]] *= 1 - 2 * drift
+    return replace(surfaces, click=click, click_bias=surfaces.click_bias - _RARER * drift)
 
 
 def _coefficients(named: dict[str, float]) -> Floats:

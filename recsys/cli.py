@@ -300,10 +300,8 @@ def finetune(
     from recsys.export.finetune import finetune as finetune_export
     from recsys.export.show import print_finetuned, summary
 
-    chosen = [f"export.finetune.mode={mode}"] if mode else []
-    found = finetune_export(
-        find_artefact(export, surface), data, out, [*chosen, *(overrides or [])]
-    )
+    changes = [*([f"export.finetune.mode={mode}"] if mode else []), *(overrides or [])]
+    found = finetune_export(find_artefact(export, surface), data, out, changes)
     result = {**summary(found), "finetune": found.manifest["finetune"]}
     _report(result, as_json, lambda console: print_finetuned(result, console))
 

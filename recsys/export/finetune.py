@@ -51,7 +51,8 @@ def finetune(
     config = load_config(parent.path / CONFIG, changes)
     if tuple(config.surfaces) != (parent.surface,):
         raise UserError(f"--set surfaces: an export of {parent.surface} keeps that one surface")
-    splits = {name: own_split(config, name) for name in ("train", "valid", config.export.split)}
+    names: set[str] = {"train", "valid", config.export.split}
+    splits = {name: own_split(config, name) for name in sorted(names)}
     statistics = grown_statistics(config, parent.statistics, splits["train"])
     model = grown_model(config, parent, statistics)
     before = metrics_of(model, statistics, splits[config.export.split])

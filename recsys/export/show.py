@@ -62,19 +62,13 @@ def print_exports(summaries: Sequence[dict[str, Any]], console: Console) -> None
 def print_finetuned(result: dict[str, Any], console: Console) -> None:
     """The metrics before and after, then the new version."""
     table = Table("task", box=None, header_style="bold", padding=(0, 1))
-    for heading in (
-        "NE before",
-        "NE after",
-        "AUC before",
-        "AUC after",
-        "PCOC before",
-        "PCOC after",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for metric in ("NE", "AUC", "PCOC"):
+        for when in ("before", "after"):
+            table.add_column(f"{metric} {when}", justify="right", no_wrap=True)
     tuned = result["finetune"]
     for task, before in tuned["before"].items():
         after = tuned["after"][task]
-        pairs = [(m[name]) for name in ("ne", "auc", "pcoc") for m in (before, after)]
+        pairs = [m[name] for name in ("ne", "auc", "pcoc") for m in (before, after)]
         table.add_row(task, *("–" if value is None else f"{value:.4f}" for value in pairs))
     console.print(table)
     print_exports([result], console)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from recsys.config import Config
 from recsys.config.export import DriftConfig
@@ -25,12 +26,13 @@ from recsys.run_directory import RunDirectory
 KEEP, RE_BASELINE = "keep", "re-baseline"
 EXIT_CODE = {KEEP: 0, RE_BASELINE: 3}
 BUCKETS = 10
+LEAST = 1e-4  # share of a bucket; one without rows has no logarithm
 
 
 def psi(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
     """Population stability index `Σ (a_i − b_i) ln(a_i / b_i)` of two sets of scores.
 
-    Buckets are the deciles of `expected`. An empty one counts as half a row.
+    Buckets are the deciles of `expected`. An empty one counts as a 10,000th of the rows.
     """
     a, b = _shares(expected, found)
     return float(((a - b) * np.log(a / b)).sum())
@@ -49,25 +51,23 @@ def _shares(
     shares = []
     for scores in (expected, found):
         bucket = np.searchsorted(edges, scores, side="right")
-        counts = np.maximum(np.bincount(bucket, minlength=len(edges) + 1), 0.5)
-        shares.append(counts / counts.sum())
+        counts = np.bincount(bucket, minlength=len(edges) + 1)
+        shares.append(np.maximum(counts / len(scores), LEAST))
     return shares[0], shares[1]
 
 
 def trunk_distance(model: UnifiedModel, baseline: UnifiedModel) -> float:
     """`‖θ − θ₀‖ / ‖θ₀‖` over the trunk's weights and the tables that both have."""
     assert isinstance(model.lookup, PlainLookup) and isinstance(baseline.lookup, PlainLookup)
-    pairs = [(p, dict(baseline.trunk.named_parameters()).get(n))
-             for n, p in model.trunk.named_parameters()]  # fmt: skip
-    theirs = baseline.lookup.tables
-    pairs += [
-        (table.weight, theirs[name].weight if name in theirs else None)
-        for name, table in model.lookup.tables.items()
-    ]
+    theirs: dict[str, Tensor] = dict(baseline.trunk.named_parameters())
+    mine: dict[str, Tensor] = dict(model.trunk.named_parameters())
+    theirs |= {name: table.weight for name, table in baseline.lookup.tables.items()}
+    mine |= {name: table.weight for name, table in model.lookup.tables.items()}
     moved = length = 0.0
-    for mine, other in pairs:
-        if other is not None and mine.shape == other.shape:
-            moved += float((mine - other).detach().double().square().sum())
+    for name, weight in mine.items():
+        other = theirs.get(name)
+        if other is not None and weight.shape == other.shape:
+            moved += float((weight - other).detach().double().square().sum())
             length += float(other.detach().double().square().sum())
     if not length:
         raise UserError("the two versions have no trunk in common; give another --against")

@@ -137,13 +137,13 @@ def test_a_module_and_a_feature_of_its_own(
 def test_the_trunk_may_not_change(exports: dict[str, Artefact], fresh: str, tmp_path: Path):
     with pytest.raises(UserError, match=r"trunk\..*only the surface's tower may change"):
         finetune(exports["home"], fresh, tmp_path, ["model.projection.width=24"])
-    with pytest.raises(UserError, match="no surface|keeps that one surface|surfaces"):
+    with pytest.raises(UserError, match=r"surfaces"):
         finetune(exports["home"], fresh, tmp_path, ["surfaces={a: {tasks: [click]}}"])
     assert not any(tmp_path.iterdir())
 
 
 def test_no_better_epoch_writes_nothing(exports: dict[str, Artefact], fresh: str, tmp_path: Path):
-    with pytest.raises(RunError, match="no epoch was better than NE .* nothing was written"):
+    with pytest.raises(RunError, match=r"no epoch was better than NE .* nothing was written"):
         finetune(exports["home"], fresh, tmp_path, [*FAST, "export.finetune.lr=10"])
     assert not any(tmp_path.iterdir())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -65,9 +65,13 @@ def train(
 
 
 class StopFlag:
-    """Set by Ctrl-C or SIGTERM; read between steps."""
+    """Set by Ctrl-C or SIGTERM; `name` is read once a step."""
 
     name: str | None = None
+
+    def is_set(self) -> bool:
+        """For where there are no steps: while validating."""
+        return self.name is not None
 
 
 @contextmanager
@@ -222,12 +226,13 @@ class Trainer:
             active=self.ranks.first,
         )
         try:
-            while (
+            while progress.to_validate or (
                 progress.epoch < config.training.epochs
                 and progress.epochs_without_better < patience
             ):
-                self.epoch(stop, metrics_log)
-                self.end_of_epoch(metrics_log)
+                if not progress.to_validate:
+                    self.epoch(stop, metrics_log)
+                self.end_of_epoch(stop, metrics_log)
             self.writer.wait()
         except Exception:
             self.writer.close()
@@ -290,15 +295,20 @@ class Trainer:
                     metrics_log.write("train", progress.step, record)
                     bar.show(record["candidates_per_second"], record["loss"])
                 if totals.stop:
-                    self.save(position, wait=True)
-                    raise RunError(
-                        f"stopped by {stop.name or 'another rank'} at step {progress.step}; "
-                        "a checkpoint is saved: go on with --resume"
-                    )
+                    self._stop(stop, position)
                 if every and progress.step % every == 0:
                     self.save(position)
         progress.epoch += 1
         progress.remaining = None
+        progress.to_validate = True
+
+    def _stop(self, stop: StopFlag, position: list[Any] | None) -> NoReturn:
+        """Saves and ends the run because some rank was asked to stop (collective)."""
+        self.save(position, wait=True)
+        raise RunError(
+            f"stopped by {stop.name or 'another rank'} at step {self.progress.step}; "
+            "a checkpoint is saved: go on with --resume"
+        )
 
     def _give_up(self, fault: str | None, position: list[Any] | None) -> None:
         """Ends the run because some rank cannot go on (collective; always raises).
@@ -319,13 +329,21 @@ class Trainer:
             ) from None
         raise AssertionError("no rank had a fault")
 
-    def end_of_epoch(self, metrics_log: MetricsLog) -> None:
+    def end_of_epoch(self, stop: StopFlag, metrics_log: MetricsLog) -> None:
         """Validates, remembers the best step and saves."""
         progress = self.progress
         monitor = self.config.training.early_stopping.monitor
         metrics = validate(
-            self.model, self.config, self.statistics, self.ranks, known_data=progress.data
+            self.model,
+            self.config,
+            self.statistics,
+            self.ranks,
+            known_data=progress.data,
+            asked_to_stop=stop.is_set,
         )
+        if metrics is None:
+            self._stop(stop, None)
+        progress.to_validate = False
         value = monitored(metrics, monitor)
         better = value is not None and is_better(value, progress.best_value, monitor)
         progress.epochs_without_better = 0 if better else progress.epochs_without_better + 1

@@ -1,5 +1,6 @@
 """Metrics of a split while training, on the sharded model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ def validate(
     ranks: Ranks,
     split: str = "valid",
     known_data: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """The metrics of `StreamingMetrics` on a split, the same on all ranks (collective).
 
+    None if some rank was asked to stop: a scheduler that asked will not wait for the whole split.
     `known_data` is what the run knows of its splits: see `check_same_data`.
     """
     cells = CellLoss(config, ranks.device)
@@ -49,16 +52,18 @@ def validate(
     with reader:
         batches = Lockstep(iter(reader), empty_batch(reader.layout), ranks.device)
         for batch in batches:
-            left = torch.tensor([batch.requests, batches.fault is not None], device=ranks.device)
-            requests, faults = ranks.sum(left).tolist()
+            own = [batch.requests, batches.fault is not None, asked_to_stop()]
+            requests, faults, stops = ranks.sum(torch.tensor(own, device=ranks.device)).tolist()
             if faults:
                 ranks.raise_on_all(batches.fault)
-            if not requests:
+            if not requests or stops:
                 break
             with precision(config, ranks.device):
                 logits = unwrap(model)(batch)
             metrics.update(logits, batch.labels, batch.surface_index)
     model.train()
+    if requests and stops:
+        return None
     metrics.reduce(ranks.sum)
     return metrics.compute()
 

@@ -32,6 +32,9 @@ class StopAtStep(StopFlag):
         self.left -= 1
         return "SIGINT" if self.left <= 0 else None
 
+    def is_set(self) -> bool:
+        return False
+
 
 def train_until(config: Config, path: Path, step: int, *, resume: bool = False) -> None:
     """Trains; is stopped in `step`, which raises `RunError`."""

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from recsys.config import Config, load_config
 from recsys.data.reader import Reader
 from recsys.data.statistics import Statistics
 from recsys.errors import RunError, UserError
+from recsys.training import train as training
 from recsys.training.step import Stepper
-from recsys.training.train import train
+from recsys.training.train import StopFlag, train
 from tests.training.conftest import SMALL
 from tests.training.runs import (
     assert_same_run,
@@ -84,6 +87,34 @@ def test_a_resumed_run_is_bit_identical(
         f"stopped by SIGINT at step {at}; a checkpoint is saved: go on with --resume"
     )
     assert state_of(newest(run))["step"] == at
+    train(config, run, resume=True)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_stopped_while_it_validates(
+    config: Config, whole: Path, tmp_path: Path, epoch: int
+) -> None:
+    """It does not train the epoch again, nor leave out its validation."""
+
+    class WhileValidating(StopFlag):
+        reads = 0
+
+        def is_set(self) -> bool:
+            self.reads += 1
+            return self.reads == 2 * epoch - 1  # the valid split is one batch, and its end another
+
+    @contextmanager
+    def stop_signals() -> Iterator[StopFlag]:
+        yield WhileValidating()
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError, match="stopped by"):
+        patch.setattr(training, "stop_signals", stop_signals)
+        train(config, run)
+    assert len(lines_of(run, "valid")) == epoch - 1
+    assert state_of(newest(run))["to_validate"]
+    assert state_of(newest(run))["epoch"] == epoch
     train(config, run, resume=True)
     assert_same_run(run, whole)
 

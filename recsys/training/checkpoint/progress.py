@@ -16,6 +16,7 @@ class Progress:
     epoch: int = 0
     # What is left of the epoch: one list of [start, stop] a rank; None at the start of one.
     remaining: list[Any] | None = None
+    to_validate: bool = False  # the last epoch is trained, but was stopped before it was validated
     candidates: int = 0  # trained on so far, all ranks
     monitor: str | None = None  # the metric that decides which step is the best
     best_value: float | None = None

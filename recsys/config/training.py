@@ -68,6 +68,11 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="bf16: autocast of the dense part. tf32: CUDA only"
     )
+    pipeline: Literal["auto", "none", "sparse"] = Field(
+        "auto",
+        description="sparse: TorchRec's pipeline overlaps the exchange of ids with compute. "
+        "auto: on CUDA",
+    )
     seed: int = Field(1, ge=0, description="Of initial weights, order of the data, and dropout")
     threads: int | None = Field(None, ge=1, description="CPU threads a rank. Default: torch's own")
     log_every_steps: int = Field(20, ge=1, description="Steps a line of metrics.jsonl")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
 
 from recsys.data.layout import CANDIDATE_BAGS
 
@@ -25,7 +26,7 @@ def _runs(jagged: KeyedJaggedTensor, rows: slice) -> KeyedJaggedTensor:
 
 
 @dataclass
-class Batch:
+class Batch(Pipelineable):
     """R requests and their N candidates, grouped by surface in the order of the config's surfaces.
 
     Candidates follow the order of their requests, so the rows of a surface are one contiguous slice

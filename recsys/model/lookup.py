@@ -7,6 +7,7 @@ Two implementations give the same rows for the same weights under the same state
 
 from collections.abc import Collection, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,34 @@ def bag_runs(collection: str, batch: Batch) -> int:
     return batch.requests if collection == REQUEST_BAGS else batch.candidates
 
 
+class Rows(nn.Module):
+    """The outputs of TorchRec's collections → the rows of each feature, by its key.
+
+    A module without weights: `torch.fx`, by which the sparse pipeline finds the collections, takes
+    one that holds none of them as a whole.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, launched: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
+        rows: dict[str, Tensor] = {}
+        for name, output in launched.items():
+            if is_sequences(name):
+                for column in self.layout.ids_of(name):
+                    values = output[column.key].values()
+                    if column.multi_valued:
+                        lengths = batch.bag_lengths[column.key]
+                        values = pool(values, lengths, str(column.feature.pooling))
+                    rows[column.key] = values
+            else:
+                runs = bag_runs(name, batch)
+                # All rows, unless the batch is empty and one empty run stands in for none.
+                rows |= {key: bags[:runs] for key, bags in output.to_dict().items()}
+        return rows
+
+
 class ShardedLookup(Lookup):
     """TorchRec collections: `EmbeddingCollection`s and `EmbeddingBagCollection`s, see `Layout`.
 
@@ -88,6 +117,7 @@ class ShardedLookup(Lookup):
     def __init__(self, layout: Layout, device: torch.device | str = "meta") -> None:
         super().__init__(layout)
         self.device = torch.device(device)
+        self.rows = Rows(layout)
         self.collections = nn.ModuleDict()
         for collection in layout.collections:
             kind = EmbeddingCollection if is_sequences(collection) else EmbeddingBagCollection
@@ -117,20 +147,7 @@ class ShardedLookup(Lookup):
         # All lookups are launched before any result is touched: under sharding each is an
         # awaitable, and their communication overlaps.
         launched = {name: module(batch.sparse[name]) for name, module in self.collections.items()}
-        rows: dict[str, Tensor] = {}
-        for name, output in launched.items():
-            if is_sequences(name):
-                for column in self.layout.ids_of(name):
-                    values = output[column.key].values()
-                    if column.multi_valued:
-                        lengths = batch.bag_lengths[column.key]
-                        values = pool(values, lengths, str(column.feature.pooling))
-                    rows[column.key] = values
-            else:
-                runs = bag_runs(name, batch)
-                # All rows, unless the batch is empty and one empty run stands in for none.
-                rows |= {key: bags[:runs] for key, bags in output.to_dict().items()}
-        return rows
+        return self.rows(launched, batch)
 
 
 class _Tables(nn.Module):

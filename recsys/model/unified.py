@@ -120,6 +120,21 @@ class SurfaceTower(nn.Module):
         return self.tower(x, experts, inputs)
 
 
+class Score(nn.Module):
+    """Everything of a model after its lookup, as a module that holds no weights of its own.
+
+    `torch.fx`, by which the sparse pipeline finds the collections, takes it as a whole: which towers
+    run depends on the batch.
+    """
+
+    def __init__(self, model: "UnifiedModel") -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: the weights are the model's, under its names
+
+    def forward(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+        return self._model[0].from_rows(batch, rows)
+
+
 class UnifiedModel(nn.Module):
     """Lookup → trunk → the tower of each row's own surface → logits.
 
@@ -139,6 +154,7 @@ class UnifiedModel(nn.Module):
         self.lookup = lookup
         self.trunk = trunk
         self.towers = nn.ModuleDict(towers)
+        self.score = Score(self)
         trunk_keys = set(trunk.keys)
         # Features that only late-fusion modules read: see `_touch`.
         self.late_keys = sorted(
@@ -149,7 +165,7 @@ class UnifiedModel(nn.Module):
         """Logits `[N, T]` over all tasks; 0 where the row's surface does not have the task."""
         return self.score(batch, self.lookup(batch))
 
-    def score(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+    def from_rows(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
         """`forward` without the lookup; `rows` are those of each feature by its key."""
         trunk = self.trunk(batch, rows)
         tasks = len(self.layout.tasks)

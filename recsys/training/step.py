@@ -10,6 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.config import Config
 from recsys.data.batch import Batch
+from recsys.data.layout import Layout
 from recsys.errors import RunError, UserError
 from recsys.training.loss import CellLoss, Losses, describe_fault
 from recsys.training.optimizers import DenseOptimizer, SparseRate
@@ -62,15 +63,20 @@ class Stepper:
         self.sparse = sparse
         self.config = config
         self.ranks = ranks
+        self.layout = Layout(config)
         self.loss = CellLoss(config, ranks.device, ranks.world)
+        # Ranks agree on the host, before a batch is copied to the device: nothing waits for it.
+        self._host_loss = CellLoss(config, torch.device("cpu"), ranks.world)
+        # Whether all losses since `check_finite` were finite; on a GPU nobody looks at each step.
+        self._finite = torch.ones((), dtype=torch.bool, device=ranks.device)
 
     def totals(self, batch: Batch, stop: bool, fault: bool = False) -> StepTotals:
-        """Agrees with the other ranks on the step: one small all-reduce.
+        """Agrees with the other ranks on the step: one small all-reduce on the host.
 
         The label counts are needed before the loss; whether anyone has rows left, was asked to
         stop or cannot go on must be one decision.
         """
-        counts = self.loss.counts(batch.labels, batch.surface_index)
+        counts = self._host_loss.counts(batch.labels, batch.surface_index)
         if self.ranks.world == 1:
             return StepTotals(batch.requests, batch.candidates, stop, fault, counts)
         own = torch.tensor(
@@ -86,17 +92,45 @@ class Stepper:
     def step(self, batch: Batch, totals: StepTotals, number: int, progress: float) -> StepResult:
         """Trains on `batch`. `number` counts steps from 0, `progress` is the share of the run done.
 
-        Raises `RunError` on a NaN or infinite loss, before any weight changes.
+        Raises `RunError` on a NaN or infinite loss, before any weight changes; on a GPU,
+        `check_finite` does so later.
         """
+        losses = self.forward(batch, totals, number, progress)
+        losses.total.backward()
+        return self.result(losses, self.dense.step(number, progress))
+
+    def forward(self, batch: Batch, totals: StepTotals, number: int, progress: float) -> Losses:
+        """The losses of `batch`, which is on the device."""
         # Before the forward pass: that is where FBGEMM reads the rate which its backward pass uses.
         self.sparse.set(progress)
         with precision(self.config, self.ranks.device):
             logits = self.model(batch)
-        losses = self.loss(logits, batch.labels, batch.surface_index, totals.label_counts)
-        self._check_finite(losses, logits.detach(), batch, number)
-        losses.total.backward()
-        norm = self.dense.step(number, progress)
+        counts = totals.label_counts.to(self.ranks.device, non_blocking=True)
+        losses = self.loss(logits, batch.labels, batch.surface_index, counts)
+        if self.ranks.device.type == "cuda":
+            self._finite &= losses.total.detach().isfinite()
+        else:
+            self._check_finite(losses, logits.detach(), batch, number)
+        return losses
+
+    def result(self, losses: Losses, norm: Tensor | None) -> StepResult:
         return StepResult(losses.total.detach(), losses.sums, losses.counts, norm)
+
+    def check_finite(self, number: int) -> None:
+        """Raises `RunError` on all ranks if a loss since the last call was not finite (collective).
+
+        Only for a GPU, where asking at each step would make the host wait for it.
+        """
+        if self.ranks.device.type != "cuda":
+            return
+        bad = self.ranks.sum((~self._finite).long())
+        self._finite.fill_(True)
+        if int(bad):
+            raise RunError(
+                f"step {number}: a loss since the last line of the log was NaN or infinite; go on "
+                "with --resume under a lower training.dense.lr or training.sparse.lr, or look for "
+                "extreme numbers in the data"
+            )
 
     def _check_finite(self, losses: Losses, logits: Tensor, batch: Batch, number: int) -> None:
         """Raises the same `RunError` on all ranks if the loss of any is NaN or infinite."""

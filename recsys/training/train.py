@@ -34,6 +34,7 @@ from recsys.training.same_data import check_same_data
 from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
+from recsys.training.steps import Agreement, pipelined_steps, plain_steps, uses_pipeline
 from recsys.training.validation import is_better, monitored, validate
 from recsys.training.warm_start import print_parts, summary, warm_start
 
@@ -135,6 +136,7 @@ class Trainer:
             background=section.in_background,
             timeout_seconds=config.training.timeout_seconds,
         )
+        self.pipelined = uses_pipeline(config, ranks)
         if ranks.first:
             write_json(run.plan, self.progress.plan)
 
@@ -161,6 +163,7 @@ class Trainer:
 
         With `wait` it is there when this returns.
         """
+        self.stepper.check_finite(self.progress.step)  # no checkpoint of a model that is lost
         self.progress.remaining = None if remaining is None else self.ranks.gather(remaining)
         self.writer.save(self.tensors(), self.progress, wait=wait)
 
@@ -274,16 +277,21 @@ class Trainer:
         every = config.training.checkpoint.every_steps
         position: list[Any] | None = None  # after the last step of this process
         with reader, ProgressBar(label, expected, active=ranks.first) as bar:
-            batches = Lockstep(iter(reader), empty_batch(reader.layout), ranks.device)
-            for batch in batches:
-                fault = batches.fault is not None or self.writer.failed
-                totals = self.stepper.totals(batch, stop.name is not None, fault)
-                if totals.fault:
-                    self._give_up(batches.fault, position)
-                if totals.requests == 0:
-                    break
+            batches = Lockstep(iter(reader), empty_batch(reader.layout), torch.device("cpu"))
+            agreement = Agreement(
+                self.stepper,
+                batches,
+                stop=lambda: stop.name is not None,
+                fault=lambda: self.writer.failed,
+            )
+
+            def schedule() -> tuple[int, float]:
                 done = (progress.epoch + 1 - left / max(1, total)) / config.training.epochs
-                result = self.stepper.step(batch, totals, progress.step, done)
+                return progress.step, done
+
+            run_steps = pipelined_steps if self.pipelined else plain_steps
+            steps = run_steps(self.stepper, agreement, schedule, ranks)
+            for batch, totals, result in steps:
                 left -= totals.requests
                 position = batch.position
                 progress.step += 1
@@ -291,13 +299,16 @@ class Trainer:
                 bar.advance(totals.candidates)
                 window.add(result, totals.candidates)
                 if progress.step % config.training.log_every_steps == 0:
+                    self.stepper.check_finite(progress.step)
                     record = window.close()
                     metrics_log.write("train", progress.step, record)
                     bar.show(record["candidates_per_second"], record["loss"])
-                if totals.stop:
-                    self._stop(stop, position)
-                if every and progress.step % every == 0:
+                if every and progress.step % every == 0 and not totals.stop:
                     self.save(position)
+            if agreement.faulted:
+                self._give_up(batches.fault, position)
+            if agreement.stopped:
+                self._stop(stop, position)
         progress.epoch += 1
         progress.remaining = None
         progress.to_validate = True

@@ -123,8 +123,8 @@ class SurfaceTower(nn.Module):
 class Score(nn.Module):
     """Everything of a model after its lookup, as a module that holds no weights of its own.
 
-    `torch.fx`, by which the sparse pipeline finds the collections, takes it as a whole: which towers
-    run depends on the batch.
+    `torch.fx`, by which the sparse pipeline finds the collections, takes it as a whole: which
+    towers run depends on the batch.
     """
 
     def __init__(self, model: "UnifiedModel") -> None:

@@ -40,6 +40,7 @@ def candidates_of(logs: Path, split: str) -> int:
 def test_a_run_leaves_what_its_directory_promises(run: Path, config: Config) -> None:
     names = {path.name for path in run.iterdir()} - {"summary.json"}
     assert names == {
+        ".job.json",
         "config.yaml",
         "plan.json",
         "statistics",

@@ -206,6 +206,12 @@ def plan(
     what_if: Annotated[
         bool, typer.Option("--what-if", help="Compare 1, 8, 16, 64 and 256 ranks too.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure plans by training steps on this machine.")
+    ] = False,
+    plans: Annotated[int, typer.Option(help="--tune: how many plans.")] = 8,
+    rounds: Annotated[int, typer.Option(help="--tune: how often each, by turns.")] = 7,
+    steps: Annotated[int, typer.Option(help="--tune: steps of one measurement.")] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Write plan.json for recsys train --plan.")
     ] = None,
@@ -215,10 +221,15 @@ def plan(
 ) -> None:
     """How the tables are sharded, what it costs, and what to change if they do not fit."""
     from recsys.config import load_config
-    from recsys.sharding.answer import answer
+    from recsys.sharding.answer import answer, tuned
     from recsys.sharding.show import print_report
+    from recsys.sharding.tune.show import print_tuning
 
     experiment = load_config(config, overrides or ())
+    if tune:
+        found = tuned(experiment, topologies[0], plans=plans, rounds=rounds, steps=steps, out=out)
+        _report(found, as_json, lambda console: print_tuning(found, console))
+        return
     report = answer(experiment, topologies, what_if=what_if, out=out, html=html)
     _report(report, as_json, lambda console: print_report(report, console))
     if not report["fits"]:

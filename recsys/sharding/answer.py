@@ -12,6 +12,8 @@ from recsys.sharding.html import html_report
 from recsys.sharding.inquiry import inquire
 from recsys.sharding.inquiry import what_if as usual
 from recsys.sharding.topology import parse_topology
+from recsys.sharding.tune import tune
+from recsys.sharding.tune.measure import Effort
 
 
 @contextmanager
@@ -21,6 +23,34 @@ def status() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("Planning …") as shown:
         yield lambda name: shown.update(f"Planning: {name} …")
+
+
+def tuned(
+    config: Config,
+    topology: str,
+    *,
+    plans: int,
+    rounds: int,
+    steps: int,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Searches and measures plans on this machine's ranks; writes the better one to `out`.
+
+    Raises `UserError` for a topology that is not at hand, or if there is no data.
+    """
+    for name, value in (("--rounds", rounds), ("--steps", steps)):
+        if value < 1:
+            raise UserError(f"{name} {value}: at least 1")
+    with status() as begun:
+        effort = Effort(rounds, steps)
+        found = tune(config, parse_topology(topology), plans=plans, effort=effort, begun=begun)
+        document = found.document()
+    try:
+        if out:
+            write_json(out, document["plan"])
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return document
 
 
 def answer(

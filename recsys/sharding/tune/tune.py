@@ -6,8 +6,10 @@ from statistics import median
 from typing import Any
 
 from recsys.config import Config
+from recsys.config.sharding import ConstraintConfig
 from recsys.errors import UserError
 from recsys.sharding.change import all_constraints
+from recsys.sharding.document import PlanDocument, TableDocument
 from recsys.sharding.plan import plan_tables
 from recsys.sharding.topology import Cluster
 from recsys.sharding.tune.candidates import Candidate, choose, search
@@ -45,7 +47,7 @@ class Tuning:
         else none and the default plan."""
         faster = self.confirmed.verdict == "faster"
         winner = self.chosen[self.winner]
-        constraints = all_constraints(winner.planned) if faster else None
+        constraints = self.to_paste() if faster else None
         return {
             "config": self.config.name,
             "topology": self.cluster.label,
@@ -68,7 +70,9 @@ class Tuning:
                 "verdict": self.confirmed.verdict,
             },
             "constraints": constraints,
-            "constraints_make_this_plan": self._again(constraints) if constraints else None,
+            "constraints_make_this_plan": self._made(constraints).tables == winner.plan.tables
+            if constraints
+            else None,
             "plan": (winner if faster else self.chosen[0]).plan.dump(),
         }
 
@@ -86,16 +90,31 @@ class Tuning:
             "plan": candidate.plan.dump(),
         }
 
-    def _again(self, constraints: dict[str, Any]) -> bool:
-        """Whether the planner makes the winner of its constraints; it chooses ranks itself."""
-        from recsys.config.sharding import ConstraintConfig
+    def to_paste(self) -> dict[str, Any]:
+        """Constraints under which the planner divides the tables as in the winner: of the tables
+        that it divides otherwise than the default, if these do, else of all."""
+        default, winner = self.chosen[0].plan.tables, self.chosen[self.winner].plan.tables
+        every = all_constraints(self.chosen[self.winner].planned)
+        own = {
+            name: constraint.model_dump(mode="json", exclude_none=True)
+            for name, constraint in self.config.sharding.constraints.items()
+        }
+        some = {n: every[n] for n in every if _parts(winner[n]) != _parts(default[n])}
+        made = self._made({**own, **some}).tables
+        same = all(_parts(made[name]) == _parts(winner[name]) for name in winner)
+        return {**own, **some} if same and some else every
 
+    def _made(self, constraints: dict[str, Any]) -> PlanDocument:
+        """What the planner makes of constraints."""
         found = {name: ConstraintConfig(**fields) for name, fields in constraints.items()}
         sharding = self.config.sharding.model_copy(update={"constraints": found})
         config = self.config.model_copy(update={"sharding": sharding})
-        winner = self.chosen[self.winner]
-        plan = plan_tables(config, self.cluster, winner.planned.workload).document
-        return plan.tables == winner.plan.tables
+        return plan_tables(config, self.cluster, self.chosen[0].planned.workload).document
+
+
+def _parts(table: TableDocument) -> Any:
+    """How a table is divided, whichever ranks hold the parts."""
+    return table.sharding_type, table.compute_kernel, [shard.sizes for shard in table.shards]
 
 
 def tune(

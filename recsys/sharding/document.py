@@ -7,6 +7,7 @@
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ class PlanDocument(Section):
     device: str
     constraints: dict[str, Any] = Field(default_factory=dict)
     tables: dict[str, TableDocument]
+
+    def kinds(self) -> str:
+        """How many tables are sharded how: `17 table_wise, 3 row_wise`."""
+        counts = Counter(
+            table.sharding_type
+            + ("" if table.compute_kernel == "fused" else f" ({table.compute_kernel})")
+            for table in self.tables.values()
+        )
+        return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""

@@ -1,7 +1,6 @@
 """The plan that a job's ranks train under: read or made by the first rank, the same on all."""
 
 import logging
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -62,16 +61,23 @@ def _choose(
     if given is not None:
         plan = read_plan(given)
         check_plan(plan, config, world, compute, str(given))
-        log.info("plan: as in %s: %s", given, _kinds(plan))
+        log.info("plan: as in %s: %s", given, f"{len(plan.tables)} tables: {plan.kinds()}")
         return plan
     if before is not None and (same := _same_as_before(config, world, compute, before)):
-        log.info("plan: as the run began, %s: %s", before, _kinds(same))
+        log.info(
+            "plan: as the run began, %s: %s", before, f"{len(same.tables)} tables: {same.kinds()}"
+        )
         return same
     cluster = machine_at_hand(world, compute)
     planned = plan_tables(config, cluster, workload(config))
     found = estimate(planned)
     plan = planned.document
-    log.info("plan: made for %s ranks on %s: %s", world, compute, _kinds(plan))
+    log.info(
+        "plan: made for %s ranks on %s: %s",
+        world,
+        compute,
+        f"{len(plan.tables)} tables: {plan.kinds()}",
+    )
     log.info("      lengths: %s", planned.workload.source)
     for rank in found["ranks"][:8]:
         log.info(
@@ -95,13 +101,3 @@ def _same_as_before(config: Config, world: int, compute: str, path: Path) -> Pla
         return None  # of another world, of other tables, or of an older version
     same = plan.world == world and plan.constraints == constraints_of(config)
     return plan if same else None
-
-
-def _kinds(plan: PlanDocument) -> str:
-    """`20 tables table_wise, 7 row_wise`."""
-    counts = Counter(
-        table.sharding_type
-        + ("" if table.compute_kernel == "fused" else f" ({table.compute_kernel})")
-        for table in plan.tables.values()
-    )
-    return f"{len(plan.tables)} tables: " + ", ".join(f"{n} {kind}" for kind, n in counts.items())

@@ -23,6 +23,7 @@ from recsys.sharding.topology import Cluster
 from recsys.sharding.workload import Workload
 
 BUSIEST = 4  # tables whose types are varied one by one
+ALIKE = 1.02  # ratio of estimates below which plans hardly differ
 
 
 @dataclass(frozen=True)
@@ -150,14 +151,28 @@ def busiest(config: Config, workload: Workload) -> list[str]:
     return sorted(read, key=lambda table: -read[table])[:BUSIEST]
 
 
+def distinct(candidates: list[Candidate]) -> list[Candidate]:
+    """Those of a list by estimate that are each at least `ALIKE` times the one before."""
+    found: list[Candidate] = []
+    for candidate in candidates:
+        if not found or candidate.step_ms >= ALIKE * found[-1].step_ms:
+            found.append(candidate)
+    return found
+
+
 def choose(candidates: list[Candidate], count: int) -> list[Candidate]:
     """The default plan, the best by estimate, and a few spread over the others.
 
     With the best alone, whose estimates hardly differ, nobody could see whether the estimate tells
-    anything. The first is the default; of the rest half are the best, half are spread evenly.
+    anything. The first is the default; of the rest half are the best, half are spread evenly. Of
+    plans whose estimates are within 2 % one is taken, if there are enough others: they differ in
+    tables that hardly matter.
     """
-    default, rest = candidates[0], candidates[1:]
-    wanted = min(count - 1, len(rest))
+    default, every = candidates[0], candidates[1:]
+    wanted = min(count - 1, len(every))
+    rest = distinct(every)
+    if len(rest) < wanted:
+        rest = every
     best = rest[: (wanted + 1) // 2]
     others, left = rest[len(best) :], wanted - len(best)
     spread = [others[(number + 1) * len(others) // left - 1] for number in range(left)]

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,22 +73,50 @@ def measure(
         write_text(folder / "config.yaml", dump_config(config))
         request: dict[str, Any] = {**asdict(effort), "plans": [plan.dump() for plan in plans]}
         write_json(folder / "request.json", request)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *("--nproc-per-node", str(world), "-m", "recsys.training.time_plans", name),
-            ],
-            env={key: value for key, value in os.environ.items() if key not in OF_A_RANK},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        code, stderr = _torchrun(world, "recsys.training.time_plans", name)
         answer = folder / "answer.json"
-        if done.returncode or not answer.is_file():
-            raise RunError(f"--tune: the measured ranks failed: {_reason(done.stderr)}")
+        if code or not answer.is_file():
+            raise RunError(f"--tune: the measured ranks failed: {_reason(stderr)}")
         seconds: list[list[float]] = json.loads(answer.read_text(encoding="utf-8"))["seconds"]
         return seconds
+
+
+def _torchrun(world: int, *module: str) -> tuple[int, str]:
+    """Runs a module as `world` ranks; its exit code and what it wrote to stderr."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(world), "-m", *module),
+        ],
+        env={key: value for key, value in os.environ.items() if key not in OF_A_RANK},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ranks:
+        try:
+            with _terminated_as_interrupted():
+                _, stderr = ranks.communicate()
+        except BaseException:
+            ranks.terminate()  # torchrun then ends its ranks; killed, it would leave them
+            raise
+    return ranks.returncode, stderr
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM in this block is like Ctrl-C: what was started is ended first."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reason(stderr: str) -> str:

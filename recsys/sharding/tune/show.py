@@ -29,8 +29,10 @@ def print_tuning(found: dict[str, Any], console: "Console") -> None:
         box=None,
         header_style="bold",
     )
-    for name in ("", "plan", "estimate", "measured", "÷ default", "interval 95 %"):
-        table.add_column(name, justify="left" if name in ("", "plan") else "right", no_wrap=True)
+    for name in ("", "plan", "tables", "estimate", "measured", "÷ default", "interval 95 %"):
+        table.add_column(
+            name, justify="left" if name in ("", "plan", "tables") else "right", no_wrap=True
+        )
     order = sorted(range(len(found["plans"])), key=lambda n: found["plans"][n]["estimate_ms"])
     for number in order:
         line = found["plans"][number]
@@ -38,6 +40,7 @@ def print_tuning(found: dict[str, Any], console: "Console") -> None:
         table.add_row(
             "*" if number == found["winner"] else "",
             line["origin"],
+            line["kinds"],
             show_ms(line["estimate_ms"]),
             show_ms(line["measured_ms"]),
             f"{line['speed_up']:.3f}×",

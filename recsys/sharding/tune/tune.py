@@ -81,6 +81,7 @@ class Tuning:
         against = speed_up(self.seconds[0], seconds)
         return {
             "origin": candidate.origin,
+            "kinds": candidate.plan.kinds(),
             "estimate_ms": candidate.step_ms,
             "measured_ms": 1000 * median(seconds),
             "rounds_ms": [1000 * each for each in seconds],

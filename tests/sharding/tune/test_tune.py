@@ -1,14 +1,16 @@
 """Tuning on two real ranks, and what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recsys.config import Config, load_config
+from recsys.config import Config, dump_config, load_config
 from recsys.errors import RunError, UserError
 from recsys.sharding.answer import tuned
 from recsys.sharding.document import PlanDocument, check_plan, read_plan
@@ -64,6 +66,45 @@ def _one_request(document: dict[str, Any], config: Config) -> Config:
         pq.write_table(pq.read_table(first).slice(0, 1), new / "train" / "part-0.parquet")
     document["data"] = {**config.data.model_dump(), "root": str(new)}
     return Config.model_validate(document)
+
+
+ENDLESS = (
+    "import sys\n"
+    "from recsys.config import load_config\n"
+    "from recsys.sharding.tune.measure import Effort, measure\n"
+    "from tests.sharding.tune.test_tune import two_plans\n"
+    "config = load_config(sys.argv[1])\n"
+    "measure(config, two_plans(config), 2, Effort(rounds=1_000_000, steps=1))\n"
+)
+
+
+@pytest.mark.slow
+def test_a_terminated_tuning_leaves_no_rank_behind(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+
+    def ranks() -> list[str]:
+        found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+        return [line for line in found.stdout.splitlines() if f"{tmp_path}/recsys-" in line]
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 180
+        while len(ranks()) != count and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert len(ranks()) == count
+
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", ENDLESS, str(path)]
+    tuning = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(3)  # torchrun and its two ranks
+        tuning.terminate()
+        assert tuning.wait(120) != 0
+        wait_for(0)
+    finally:
+        tuning.terminate()
+        tuning.wait(60)
+    assert not list(tmp_path.glob("recsys-tune-*"))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +171,6 @@ def test_without_a_difference_the_default_stays() -> None:
 def test_three_plans_are_tuned_on_two_ranks(config: Config, tmp_path: Path) -> None:
     """The command as a user types it: estimate beside measurement, a verdict, a plan to train."""
     path, out = tmp_path / "config.yaml", tmp_path / "plan.json"
-    from recsys.config import dump_config
-
     path.write_text(dump_config(config))
     command = [sys.executable, "-m", "recsys.cli", "plan", path, "--topology", "1x2xcpu", "--tune"]
     command += ["--plans", "3", "--rounds", "2", "--steps", "3", "--out", out, "--json"]

@@ -52,7 +52,12 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm Transformer encoder layer: `x + A(LN(x))`, then `x + W_2 ReLU(W_1 LN(x))`."""
+    """Pre-norm Transformer encoder layer: `x + A(LN(x))`, then `x + W_2 ReLU(W_1 LN(x))`.
+
+    The last matrix of each residual branch starts at zero, so the layer starts as the identity
+    (Fixup, arXiv:1901.09321): candidates first learn to attend to the events themselves, and what
+    events say of each other is added to that.
+    """
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -63,6 +68,9 @@ class TransformerLayer(nn.Module):
             nn.Linear(dim, feedforward), nn.ReLU(), nn.Linear(feedforward, dim)
         )
         self.dropout = nn.Dropout(dropout)
+        for last in (self.attention.out, self.feedforward[2]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x [b, n, dim]`, `mask [b, n]` (True = a real token) → `[b, n, dim]`."""

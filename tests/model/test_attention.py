@@ -40,9 +40,23 @@ def test_a_masked_key_has_no_influence() -> None:
     assert torch.equal(attention(queries, keys, mask), before)
 
 
+def a_trained_layer(dropout: float = 0.0) -> TransformerLayer:
+    """One whose residual branches are not zero any more."""
+    layer = TransformerLayer(8, 2, 12, dropout)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return layer
+
+
+def test_a_layer_starts_as_the_identity() -> None:
+    x, mask = torch.randn(4, 6, 8), a_mask(4, 6)
+    assert torch.equal(TransformerLayer(8, 2, 12, dropout=0.5)(x, mask), x)
+    assert not torch.equal(a_trained_layer()(x, mask), x)
+
+
 def test_a_layer_is_torchs_pre_norm_encoder_layer() -> None:
     torch.manual_seed(1)
-    layer = TransformerLayer(8, 2, 12)
+    layer = a_trained_layer()
     reference = nn.TransformerEncoderLayer(
         8, 2, 12, dropout=0.0, activation="relu", batch_first=True, norm_first=True
     )
@@ -59,7 +73,7 @@ def test_a_layer_is_torchs_pre_norm_encoder_layer() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(2)
-    layer = TransformerLayer(8, 2, 12, dropout=0.5)
+    layer = a_trained_layer(dropout=0.5)
     x, mask = torch.randn(2, 4, 8), torch.ones(2, 4).bool()
     assert not torch.equal(layer(x, mask), layer(x, mask))
     layer.eval()

@@ -64,10 +64,10 @@ model:
   sequence: {{dim: 64, layers: 1, heads: 4, feedforward: 128}}
   projection: {{sequence: 32, width: 256}}
   crossing: {{layers: 2, rank: 64}}
-  experts: {{count: 3, hidden: [256, 128]}}
+  experts: {{count: 3, hidden: [128]}}
 
 training:
-  epochs: 3
+  epochs: 4
   batch_candidates: 1024
   loss: cell
   sparse: {{lr: 0.02}}
@@ -130,8 +130,7 @@ def _surface(number: int, name: str) -> str:
         f"  {name}:\n"
         f"    tasks: [click, {second}]\n"
         "    tower:\n"
-        "      stem: [128]\n"
-        f"      branches: {{click: [64], {second}: [64]}}\n"
+        "      stem: [64]\n"
         f"{_MODULES.get(name, '')}"
     )
 

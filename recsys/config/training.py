@@ -68,10 +68,10 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="bf16: autocast of the dense part. tf32: CUDA only"
     )
-    pipeline: Literal["auto", "none", "sparse"] = Field(
+    pipeline: Literal["auto", "none", "sparse", "prefetch"] = Field(
         "auto",
         description="sparse: TorchRec's pipeline overlaps the exchange of ids with compute. "
-        "auto: on CUDA",
+        "prefetch: and the filling of caches. auto: on CUDA; prefetch if the plan has caches",
     )
     seed: int = Field(1, ge=0, description="Of initial weights, order of the data, and dropout")
     threads: int | None = Field(None, ge=1, description="CPU threads a rank. Default: torch's own")

@@ -64,11 +64,10 @@ class TransformerLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads, dropout)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward = nn.Sequential(
-            nn.Linear(dim, feedforward), nn.ReLU(), nn.Linear(feedforward, dim)
-        )
+        widen, narrow = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
+        self.feedforward = nn.Sequential(widen, nn.ReLU(), narrow)
         self.dropout = nn.Dropout(dropout)
-        for last in (self.attention.out, self.feedforward[2]):
+        for last in (self.attention.out, narrow):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

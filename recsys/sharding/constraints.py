@@ -1,5 +1,6 @@
 """What the planner may choose from, table by table; checked against what the device can do."""
 
+from collections.abc import Collection
 from typing import get_args
 
 from torch import nn
@@ -93,13 +94,23 @@ def _of_table(
         )
     readers = [column for column in layout.ids_of(collection) if column.feature.id == table]
     runs = [workload.runs(column, collection) for column in readers]
-    load = own.cache_load_factor
     return ParameterConstraints(
         sharding_types=types,
         compute_kernels=kernels,
         min_partition=own.min_partition,
-        cache_params=CacheParams(load_factor=load) if load else None,
+        cache_params=cache_params(kernels, own.cache_load_factor),
         batch_sizes=[count for count, _ in runs],
         pooling_factors=[length for _, length in runs],
         num_poolings=[1.0] * len(runs),
     )
+
+
+def cache_params(kernels: Collection[str], load_factor: float | None) -> CacheParams | None:
+    """How a table of one of `kernels` is cached on the GPU; None if it is not.
+
+    Rows may be brought into the cache a batch ahead, by the pipeline. Without it, a lookup brings
+    them in itself.
+    """
+    if "fused_uvm_caching" not in kernels:
+        return None
+    return CacheParams(load_factor=load_factor, prefetch_pipeline=True)

@@ -19,7 +19,6 @@ from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import placement
 from torchrec.distributed.sharding_plan import calculate_shard_sizes_and_offsets
 from torchrec.distributed.types import (
-    CacheParams,
     EmbeddingModuleShardingPlan,
     ParameterSharding,
     ShardingPlan,
@@ -31,7 +30,7 @@ from recsys.config.section import Section
 from recsys.data.layout import Layout
 from recsys.errors import UserError
 from recsys.model.lookup import table_rows
-from recsys.sharding.constraints import possible, sharders, show_possible
+from recsys.sharding.constraints import cache_params, possible, sharders, show_possible
 
 
 class ShardDocument(Section):
@@ -220,11 +219,10 @@ def _parameter(table: TableDocument, plan: PlanDocument) -> ParameterSharding:
         )
         for shard in table.shards
     ]
-    load = table.cache_load_factor
     return ParameterSharding(
         sharding_type=table.sharding_type,
         compute_kernel=table.compute_kernel,
         ranks=list(table.ranks),
         sharding_spec=EnumerableShardingSpec(shards),
-        cache_params=CacheParams(load_factor=load) if load else None,
+        cache_params=cache_params((table.compute_kernel,), table.cache_load_factor),
     )

@@ -3,14 +3,19 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import (
+    PrefetchTrainPipelineSparseDist,
+    TrainPipelineSparseDist,
+)
 
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.errors import UserError
+from recsys.sharding.document import PlanDocument
 from recsys.training.ranks import Ranks
 from recsys.training.step import Lockstep, Stepper, StepResult, StepTotals
 
@@ -19,20 +24,29 @@ log = logging.getLogger(__name__)
 # → the number of the next step, from 0, and the share of training that is done.
 Schedule = Callable[[], tuple[int, float]]
 Step = tuple[Batch, StepTotals, StepResult]
+Steps = Callable[[Stepper, "Agreement", Schedule, Ranks], Iterator[Step]]
 
 
-def uses_pipeline(config: Config, ranks: Ranks) -> bool:
-    """Whether steps go through the sparse pipeline, by `training.pipeline` and the device.
+PIPELINES = {"sparse": TrainPipelineSparseDist, "prefetch": PrefetchTrainPipelineSparseDist}
 
-    Raises `UserError` where that is impossible: on several CPU ranks it aborts inside TorchRec.
+
+def choose_steps(config: Config, plan: PlanDocument, ranks: Ranks) -> Steps:
+    """How steps are run, by `training.pipeline`, the device and the plan.
+
+    Raises `UserError` where TorchRec aborts: on CPU there are no caches to fill, and only one rank
+    can be pipelined.
     """
-    if config.training.pipeline == "auto":
-        return ranks.device.type == "cuda"
-    if config.training.pipeline == "sparse" and ranks.device.type == "cpu" and ranks.world > 1:
-        raise UserError(
-            "training.pipeline: sparse is impossible on several CPU ranks; use auto or none"
-        )
-    return config.training.pipeline == "sparse"
+    name: str = config.training.pipeline
+    if name == "auto":
+        cached = any(t.compute_kernel == "fused_uvm_caching" for t in plan.tables.values())
+        on_gpu = "prefetch" if cached else "sparse"
+        name = on_gpu if ranks.device.type == "cuda" else "none"
+    if name == "none":
+        return plain_steps
+    if ranks.device.type == "cpu" and (name == "prefetch" or ranks.world > 1):
+        where = "a CPU" if name == "prefetch" else "several CPU ranks"
+        raise UserError(f"training.pipeline: {name} is impossible on {where}; use auto or none")
+    return partial(pipelined_steps, PIPELINES[name])
 
 
 class Agreement:
@@ -78,10 +92,15 @@ def plain_steps(
 
 
 def pipelined_steps(
-    stepper: Stepper, agreement: Agreement, schedule: Schedule, ranks: Ranks
+    kind: type[TrainPipelineSparseDist[Batch, Any]],
+    stepper: Stepper,
+    agreement: Agreement,
+    schedule: Schedule,
+    ranks: Ranks,
 ) -> Iterator[Step]:
-    """Through `TrainPipelineSparseDist`: while one batch is trained on, the ids of the next go to
-    the ranks that hold their rows, and the one after is copied to the device.
+    """Through a pipeline of TorchRec's: while one batch is trained on, the ids of the next go to
+    the ranks that hold their rows, and the one after is copied to the device. The one that
+    prefetches also brings the next batch's rows into the caches.
 
     Ranks agree on a batch when it is read, so that an end is two steps away when it is agreed on.
     """
@@ -97,9 +116,7 @@ def pipelined_steps(
         return losses.total.view(1), losses
 
     optimizer = _Dense(stepper, schedule)
-    pipeline = TrainPipelineSparseDist(
-        stepper.model, optimizer, ranks.device, custom_model_fwd=forward
-    )
+    pipeline = kind(stepper.model, optimizer, ranks.device, custom_model_fwd=forward)
     batches, first = read(), True
     try:
         while True:
@@ -136,5 +153,6 @@ def log_pipelined(pipeline: Any, stepper: Stepper, ranks: Ranks) -> None:
     found = len(pipeline._pipelined_modules)
     collections = len(stepper.layout.collections)
     if ranks.first:
+        name = type(pipeline).__name__
         level = logging.INFO if found == collections else logging.WARNING
-        log.log(level, "sparse pipeline: %d of %d collections are pipelined", found, collections)
+        log.log(level, "%s: %d of %d collections are pipelined", name, found, collections)

@@ -34,7 +34,7 @@ from recsys.training.same_data import check_same_data
 from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
-from recsys.training.steps import Agreement, pipelined_steps, plain_steps, uses_pipeline
+from recsys.training.steps import Agreement, choose_steps
 from recsys.training.validation import is_better, monitored, validate
 from recsys.training.warm_start import print_parts, summary, warm_start
 
@@ -136,7 +136,7 @@ class Trainer:
             background=section.in_background,
             timeout_seconds=config.training.timeout_seconds,
         )
-        self.pipelined = uses_pipeline(config, ranks)
+        self.steps = choose_steps(config, plan, ranks)
         if ranks.first:
             write_json(run.plan, self.progress.plan)
 
@@ -289,8 +289,7 @@ class Trainer:
                 done = (progress.epoch + 1 - left / max(1, total)) / config.training.epochs
                 return progress.step, done
 
-            run_steps = pipelined_steps if self.pipelined else plain_steps
-            steps = run_steps(self.stepper, agreement, schedule, ranks)
+            steps = self.steps(self.stepper, agreement, schedule, ranks)
             for batch, totals, result in steps:
                 left -= totals.requests
                 position = batch.position

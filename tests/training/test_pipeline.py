@@ -4,9 +4,16 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from recsys.config import Config
 from recsys.data.layout import Layout
+from recsys.errors import UserError
+from recsys.sharding.plan import plan_tables
+from recsys.sharding.topology import parse_topology
+from recsys.sharding.workload import assume
+from recsys.training.ranks import Ranks
+from recsys.training.steps import PIPELINES, choose_steps, plain_steps
 from recsys.training.train import train
 from tests.training.runs import (
     assert_same_tensors,
@@ -19,8 +26,8 @@ from tests.training.runs import (
 from tests.two_ranks import TwoRanks
 
 
-def pipelined(config: Config) -> Config:
-    section = config.training.model_copy(update={"pipeline": "sparse", "epochs": 2})
+def pipelined(config: Config, kind: str = "sparse") -> Config:
+    section = config.training.model_copy(update={"pipeline": kind, "epochs": 2})
     return config.model_copy(update={"training": section})
 
 
@@ -38,7 +45,10 @@ def test_it_trains_what_the_plain_loop_trains(
         train(pipelined(small), tmp_path / "pipelined")
     collections = len(Layout(small).collections)
     assert collections > 2
-    assert f"{collections} of {collections} collections are pipelined" in caplog.text
+    assert (
+        f"TrainPipelineSparseDist: {collections} of {collections} collections are pipelined"
+        in caplog.text
+    )
     assert_same_tensors(newest(tmp_path / "plain"), newest(tmp_path / "pipelined"))
     assert lines_of(tmp_path / "plain") == lines_of(tmp_path / "pipelined")
 
@@ -58,3 +68,20 @@ def test_a_stop_loses_no_batch_that_is_under_way(small: Config, tmp_path: Path) 
 def test_several_cpu_ranks_are_refused(small: Config, two_ranks: TwoRanks, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"training.pipeline: sparse is impossible on several"):
         two_ranks.run(train, pipelined(small), tmp_path / "run")
+
+
+def test_prefetching_on_a_cpu_is_refused(small: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training.pipeline: prefetch is impossible on a CPU"):
+        train(pipelined(small, "prefetch"), tmp_path / "run")
+
+
+def test_by_default_the_device_and_the_plan_decide(small: Config) -> None:
+    plan = plan_tables(small, parse_topology("1x1xcpu"), assume(small)).document
+    on_cpu, on_gpu = Ranks(0, 1, torch.device("cpu")), Ranks(0, 1, torch.device("cuda"))
+    assert choose_steps(small, plan, on_cpu) is plain_steps
+    assert choose_steps(small, plan, on_gpu).args == (PIPELINES["sparse"],)
+    table = next(iter(plan.tables))
+    cached = plan.tables[table].model_copy(update={"compute_kernel": "fused_uvm_caching"})
+    plan = plan.model_copy(update={"tables": {**plan.tables, table: cached}})
+    assert choose_steps(small, plan, on_gpu).args == (PIPELINES["prefetch"],)
+    assert choose_steps(small, plan, on_cpu) is plain_steps

@@ -45,7 +45,9 @@ def call(arguments: list[str], ranks: int = 1) -> str:
     """Runs `recsys …`, one thread a rank, and returns its stdout; raises with its stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "recsys.cli", *arguments]
+    # `--`: torchrun would take --run for an abbreviation of an option of its own.
+    module = [*launcher, "-m", "--", "recsys.cli"] if ranks > 1 else ["-m", "recsys.cli"]
+    command = [sys.executable, *module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"recsys {' '.join(arguments)}: {done.stderr.strip()[-2000:]}")

@@ -160,6 +160,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _kept_columns(self) -> "Config":
+        for name in self.evaluation.keep:
+            if name in ("candidate", "group", *self.tasks):
+                raise ValueError(
+                    f"evaluation.keep: {name}: the predictions table has a column of that name, "
+                    "with other contents; rename yours"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _constraints(self) -> "Config":
         for table in self.sharding.constraints:
             if table in self.tables:

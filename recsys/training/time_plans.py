@@ -54,7 +54,7 @@ def time_plans(config: Config, request: dict[str, Any], ranks: Ranks) -> list[li
 
 
 def read_batches(config: Config, found: Statistics, ranks: Ranks, count: int) -> list[Batch]:
-    """This rank's first batches of the train split, again from the first if there are fewer."""
+    """This rank's first batches of the train split, in host memory; repeated if there are fewer."""
     batches = []
     with Reader(
         config,
@@ -63,9 +63,10 @@ def read_batches(config: Config, found: Statistics, ranks: Ranks, count: int) ->
         rank=ranks.rank,
         world=ranks.world,
         batch_candidates=config.training.batch_candidates,
+        pin_memory=ranks.device.type == "cuda",
     ) as reader:
         for batch in reader:
-            batches.append(batch.to(ranks.device))
+            batches.append(batch)
             if len(batches) == count:
                 break
     if not all(ranks.gather(bool(batches))):
@@ -87,7 +88,8 @@ def time_plan(
     for number, batch in enumerate(batches):
         ranks.gather(None)  # begin together
         started = time.perf_counter()
-        stepper.step(batch, stepper.totals(batch, False), number, 0.0)
+        totals = stepper.totals(batch, False)
+        stepper.step(batch.to(ranks.device, non_blocking=True), totals, number, 0.0)
         if ranks.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)

@@ -10,6 +10,7 @@ from bench.timing import Seconds, Stopwatch
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.reader import Reader
+from recsys.data.statistics import Statistics
 from recsys.model.unified import UnifiedModel
 from recsys.training.optimizers import DenseOptimizer, SparseRate, dense_parameters
 from recsys.training.ranks import Ranks
@@ -17,11 +18,13 @@ from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.step import Stepper
 
 
-def read_batches(config: Config, most: int | None = None) -> list[Batch]:
+def read_batches(
+    config: Config, most: int | None = None, statistics: Statistics | None = None
+) -> list[Batch]:
     """The first batches of the train split, in the order of the files; full ones only."""
     found = []
     size = config.training.batch_candidates
-    with Reader(config, "train", shuffle=False, batch_candidates=size) as reader:
+    with Reader(config, "train", statistics, shuffle=False, batch_candidates=size) as reader:
         for batch in reader:
             if batch.candidates == size and (most is None or len(found) < most):
                 found.append(batch)

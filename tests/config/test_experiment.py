@@ -41,6 +41,16 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "features.candidate.click: click is a task's label and may not be an input",
     ),
     (
+        [("evaluation.keep", ["user_id", "candidate"])],
+        "evaluation.keep: candidate: the predictions table has a column of that name, with other "
+        "contents; rename yours",
+    ),
+    (
+        [("evaluation.keep", ["click"])],
+        "evaluation.keep: click: the predictions table has a column of that name, with other "
+        "contents; rename yours",
+    ),
+    (
         [("features.candidate", {}), (MODULE, ["query"])],
         "features.candidate: no feature; a candidate needs at least one",
     ),

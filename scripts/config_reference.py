@@ -22,6 +22,7 @@ from recsys.config.group import GroupConfig, GroupHistoryConfig
 from recsys.config.model import (
     CrossingConfig,
     ExpertsConfig,
+    GatesConfig,
     ModelConfig,
     ProjectionConfig,
     SequenceConfig,
@@ -54,6 +55,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "model.projection": ProjectionConfig,
     "model.crossing": CrossingConfig,
     "model.experts": ExpertsConfig,
+    "model.gates": GatesConfig,
     "training": TrainingConfig,
     "training.sparse": SparseConfig,
     "training.dense": DenseConfig,

@@ -160,6 +160,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _peers(self) -> "Config":
+        declared = {**self.features.request, **self.features.candidate}
+        for name in self.model.gates.ppnet:
+            feature = declared.get(name)
+            if not isinstance(feature, IdFeature) or feature.surfaces:
+                shared = [
+                    n for n, f in declared.items() if isinstance(f, IdFeature) and not f.surfaces
+                ]
+                raise ValueError(
+                    f"model.gates.ppnet: {name} is no id feature of all surfaces; "
+                    f"{nearest(name, shared)}"
+                )
+        if self.model.towers == "star":
+            if self.model.gates.ppnet:
+                raise ValueError("model.gates.ppnet: impossible with model.towers: star")
+            (first, stem), *others = [(n, s.tower.stem) for n, s in self.active_surfaces.items()]
+            for name, other in others:
+                if other != stem:
+                    raise ValueError(
+                        f"surfaces.{name}.tower.stem: {list(other)}, but {list(stem)} on {first}; "
+                        "with model.towers: star all stems have the same widths"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _kept_columns(self) -> "Config":
         for name in self.evaluation.keep:
             if name in ("candidate", "group", *self.tasks):

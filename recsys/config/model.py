@@ -41,11 +41,23 @@ class CrossingConfig(Section):
 
 
 class ExpertsConfig(Section):
-    """`model.experts:` – MMoE; one gate a (surface, task)."""
+    """`model.experts:` – MMoE; one gate a (surface, task). With `own`, one layer of PLE."""
 
-    count: int = Field(3, ge=1, description="Number of experts")
+    count: int = Field(3, ge=1, description="Number of experts that the surfaces share")
+    own: int = Field(
+        0, ge=0, description="Experts that each surface has besides, run on its rows only (PLE)"
+    )
     hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="Widths of each expert")
     dropout: float = Field(0.0, ge=0, lt=1, description="After each layer of an expert")
+
+
+class GatesConfig(Section):
+    """`model.gates:` – PEPNet's: layers scaled by what is known beforehand. They start at 1."""
+
+    epnet: bool = Field(False, description="Scale x_0 by the surface")
+    ppnet: tuple[str, ...] = Field(
+        (), description="Id features, such as user_id, that scale each layer of every tower's stem"
+    )
 
 
 class ModelConfig(Section):
@@ -57,8 +69,11 @@ class ModelConfig(Section):
     projection: ProjectionConfig = Field(ProjectionConfig(), description="x_0 of the crossing")
     crossing: CrossingConfig | None = Field(CrossingConfig(), description="null: no crosses")
     experts: ExpertsConfig = Field(ExpertsConfig(), description="The mixture of experts")
-    towers: Literal["surface", "shared"] = Field(
-        "surface", description="shared: one tower for all surfaces, the control for towers"
+    gates: GatesConfig = Field(GatesConfig(), description="Gates by surface and by user")
+    towers: Literal["surface", "shared", "star"] = Field(
+        "surface",
+        description="shared: one tower for all surfaces, the control for towers. star: the weights "
+        "of a stem are the product of shared ones and its own",
     )
     surfaces: tuple[str, ...] | None = Field(
         None,

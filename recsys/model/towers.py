@@ -1,14 +1,17 @@
 """The tower tree of one surface."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from recsys.config.model import ModelConfig
 from recsys.config.surfaces import TowerConfig
-from recsys.model.experts import Gate, mix
+from recsys.model.experts import Experts, Gate, mix
 from recsys.model.mlp import mlp
 from recsys.model.sequence import History
+from recsys.model.stems import PersonalStem, StarStem
 
 
 class LateFusion(nn.Module):
@@ -33,34 +36,46 @@ class LateFusion(nn.Module):
 class Tower(nn.Module):
     """Gates → stem → branches → heads of one surface; only its own rows ever enter.
 
-    Each task t mixes the experts by its own gate, `h_t = Σ_e g_te f_e(x)`. The late-fusion modules
-    are added, the stem is shared by the tasks, then each task has its branch (if configured) and
-    its head, a linear layer to one logit.
+    Each task t mixes the experts, shared ones and the surface's own, by its own gate,
+    `h_t = Σ_e g_te f_e(x)`: MMoE, and with own experts one layer of PLE (CGC, Tang et al. 2020).
+    The late-fusion modules are added, the stem is shared by the tasks, then each task has its
+    branch (if configured) and its head, a linear layer to one logit.
 
     Args:
         config: `surfaces.NAME.tower`.
         tasks: of the surface, in the order of the output's columns.
-        trunk_features: width of the trunk's output x.
-        experts: number of experts.
-        expert_features: width of an expert's output.
-        fusions: late-fusion modules with the names of their inputs, each of `expert_features`.
+        model: `model`.
+        prior_features: widths of the features named in `model.gates.ppnet`.
+        fusions: late-fusion modules with the names of their inputs, as wide as an expert's output.
     """
 
     def __init__(
         self,
         config: TowerConfig,
         tasks: Sequence[str],
-        trunk_features: int,
-        experts: int,
-        expert_features: int,
+        model: ModelConfig,
+        prior_features: Mapping[str, int] = MappingProxyType({}),
         fusions: Sequence[tuple[Sequence[str], LateFusion]] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self.gate = Gate(trunk_features, len(tasks), experts)
+        trunk_features, shape = model.projection.width, model.experts
+        expert_features = shape.hidden[-1]
+        self.own: Experts | None = None
+        if shape.own:
+            self.own = Experts(trunk_features, shape.own, shape.hidden, shape.dropout)
+        self.gate = Gate(trunk_features, len(tasks), shape.count + shape.own)
         self.fusion_inputs = [tuple(inputs) for inputs, _ in fusions]
         self.fusions = nn.ModuleList(fusion for _, fusion in fusions)
-        self.stem = mlp(expert_features, config.stem, config.dropout)
+        self.priors = tuple(prior_features)
+        self.stem: nn.Module
+        if self.priors:
+            width = sum(prior_features.values())
+            self.stem = PersonalStem(expert_features, config.stem, width, config.dropout)
+        elif model.towers == "star":
+            self.stem = StarStem(expert_features, config.stem, config.dropout)
+        else:
+            self.stem = mlp(expert_features, config.stem, config.dropout)
         stem_features = config.stem[-1] if config.stem else expert_features
         self.branches = nn.ModuleDict(
             {
@@ -76,20 +91,34 @@ class Tower(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, experts: Tensor, inputs: Mapping[str, Tensor | History]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        experts: Tensor,
+        inputs: Mapping[str, Tensor | History],
+        shared_stem: nn.ModuleList | None = None,
+    ) -> Tensor:
         """Logits of the surface's rows.
 
         Args:
             x: `[n, trunk_features]` output of the trunk, what the gates look at.
-            experts: `[n, E, expert_features]`.
-            inputs: what the late-fusion modules read.
+            experts: `[n, E, expert_features]`, the shared ones.
+            inputs: what the late-fusion modules and the gates of the stem read.
+            shared_stem: what a `StarStem` multiplies.
 
         Returns: `[n, T]`, T the surface's tasks.
         """
+        if self.own is not None:
+            experts = torch.cat([experts, self.own(x)], dim=1)
         h = mix(self.gate(x), experts)
         for names, fusion in zip(self.fusion_inputs, self.fusions, strict=True):
             h = h + fusion({name: inputs[name] for name in names}).unsqueeze(1)
-        h = self.stem(h)
+        if self.priors:
+            h = self.stem(h, torch.cat([inputs[name] for name in self.priors], dim=1))  # type: ignore[arg-type,misc]
+        elif shared_stem is not None:
+            h = self.stem(h, shared_stem)
+        else:
+            h = self.stem(h)
         logits = []
         # One `unbind` has one gradient; each of several `h[:, i]` would have one of the size of h.
         for task, branch in zip(self.tasks, h.unbind(1), strict=True):

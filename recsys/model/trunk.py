@@ -11,9 +11,11 @@ from recsys.data.batch import Batch
 from recsys.data.layout import IdColumn, Layout
 from recsys.model.crossing import Crossing
 from recsys.model.experts import Experts
+from recsys.model.gates import GateUnit
 from recsys.model.numbers import NumberTransforms
 from recsys.model.projection import RequestCandidateLinear
 from recsys.model.sequence import CandidateAttention, History, HistoryEncoder
+from recsys.model.stems import linears
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class TrunkOutput:
     x: Tensor  # [N, width], after the crossing
     experts: Tensor  # [N, E, h]
     history: History | None
+    stem: nn.ModuleList | None = None  # what a `StarStem` multiplies
 
 
 def _trunk_ids(layout: Layout, level: str) -> list[IdColumn]:
@@ -82,6 +85,10 @@ class Trunk(nn.Module):
         self.projection = RequestCandidateLinear(
             request_features, candidate_features, config.projection.width
         )
+        self.surface_gate: GateUnit | None = None
+        if config.gates.epnet:
+            known_of_row = self.surface.embedding_dim + config.projection.width
+            self.surface_gate = GateUnit(known_of_row, config.projection.width)
         self.projection_norm = nn.LayerNorm(config.projection.width)
         self.dropout = nn.Dropout(config.projection.dropout)
         self.crossing: nn.Module = (
@@ -95,6 +102,10 @@ class Trunk(nn.Module):
             config.experts.hidden,
             config.experts.dropout,
         )
+        self.stem: nn.ModuleList | None = None
+        if config.towers == "star":
+            widths = next(iter(layout.config.active_surfaces.values())).tower.stem
+            self.stem = linears(self.experts.out_features, widths)
 
     @property
     def keys(self) -> list[str]:
@@ -106,7 +117,8 @@ class Trunk(nn.Module):
         """Runs the trunk on a batch whose embedding rows were looked up."""
         request = [rows[c.key] for c in self.request_ids]
         request.append(self.request_numbers(batch.request_numbers))
-        request.append(self.surface(self.surface_rows[batch.request_surface_index]))
+        surface = self.surface(self.surface_rows[batch.request_surface_index])
+        request.append(surface)
         candidate = [rows[c.key] for c in self.candidate_ids]
         candidate.append(self.candidate_numbers(batch.candidate_numbers))
         candidate_row = torch.cat(candidate, dim=1)
@@ -125,5 +137,8 @@ class Trunk(nn.Module):
             request.append(self.user_projection(history.tokens[:, 0]))
             candidate_row = torch.cat([candidate_row, self.attended_projection(attended)], dim=1)
         x = self.projection(torch.cat(request, dim=1), candidate_row, batch.request_index)
-        x = self.crossing(self.dropout(self.projection_norm(x)))
-        return TrunkOutput(x, self.experts(x), history)
+        x = self.projection_norm(x)
+        if self.surface_gate is not None:
+            x = x * self.surface_gate(surface.index_select(0, batch.request_index), x)
+        x = self.crossing(self.dropout(x))
+        return TrunkOutput(x, self.experts(x), history, self.stem)

@@ -41,7 +41,9 @@ class SurfaceTower(nn.Module):
         super().__init__()
         config = layout.config
         modules = surface.tower.modules
-        self.inputs = tuple(dict.fromkeys(i for module in modules for i in module.inputs))
+        priors = config.model.gates.ppnet
+        read = [*(i for module in modules for i in module.inputs), *priors]
+        self.inputs = tuple(dict.fromkeys(read))
         features = config.features
         declared = {**features.request, **features.candidate}
         self.ids = {c.name: c for c in layout.ids if c.level != "history" and c.name in self.inputs}
@@ -68,9 +70,8 @@ class SurfaceTower(nn.Module):
         self.tower = Tower(
             surface.tower,
             list(surface.tasks),
-            config.model.projection.width,
-            trunk.experts.count,
-            trunk.experts.out_features,
+            config.model,
+            {name: widths[name] for name in priors},
             fusions,
         )
 
@@ -117,7 +118,7 @@ class SurfaceTower(nn.Module):
                     value = numbers[on_request][:, columns]
                     inputs[name] = value[index] if on_request else value
         x, experts = slices.candidates(trunk.x, s), slices.candidates(trunk.experts, s)
-        return self.tower(x, experts, inputs)
+        return self.tower(x, experts, inputs, trunk.stem)
 
 
 class Score(nn.Module):

@@ -46,6 +46,15 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "contents; rename yours",
     ),
     (
+        [("model.gates.ppnet", ["usr_id"])],
+        "model.gates.ppnet: usr_id is no id feature of all surfaces; did you mean user_id?",
+    ),
+    (
+        [("model.towers", "star"), ("surfaces.search.tower.stem", [9])],
+        "surfaces.search.tower.stem: [9], but [8] on main; with model.towers: star all stems have "
+        "the same widths",
+    ),
+    (
         [("evaluation.keep", ["click"])],
         "evaluation.keep: click: the predictions table has a column of that name, with other "
         "contents; rename yours",

@@ -14,6 +14,14 @@ from recsys.data.layout import IdColumn, Layout, is_sequences
 Request = dict[str, Any]
 
 
+# What peers have, by the seed of the configuration that has it.
+PEERS: dict[int, dict[str, Any]] = {
+    1: {"gates": {"epnet": True}},
+    2: {"gates": {"ppnet": ["user_id", "item"]}},
+    3: {"towers": "star"},
+}
+
+
 def random_config(seed: int, **changes: Any) -> Config:
     """A configuration with every kind of feature; `changes` replace top-level sections."""
     draw = random.Random(seed)
@@ -77,6 +85,11 @@ def random_config(seed: int, **changes: Any) -> Config:
             "experts": {"count": draw.randint(1, 3), "hidden": draw.choice([[8], [10, 6]])},
         },
     }
+    document["model"] |= PEERS.get(seed, {})
+    document["model"]["experts"]["own"] = seed % 2
+    if document["model"].get("towers") == "star":
+        for surface in document["surfaces"].values():
+            surface["tower"]["stem"] = [8]
     return parse_config({**document, **changes}, "random")
 
 

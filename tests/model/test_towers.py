@@ -5,22 +5,26 @@ import torch
 from torch import Tensor
 
 from recsys.config import TowerConfig
+from recsys.config.model import ModelConfig
 from recsys.model.modules.mlp import MLP
 from recsys.model.towers import LateFusion, Tower
 
 TASKS = ["click", "like"]
+MODEL = ModelConfig.model_validate(
+    {"projection": {"width": 8}, "experts": {"count": 3, "hidden": [6]}}
+)
 
 
 def tower_of(**keys: object) -> Tower:
     torch.manual_seed(0)
     fusion = LateFusion(MLP({"a": 2, "b": 3}, hidden=[4]), 6)
-    return Tower(TowerConfig(**keys), TASKS, 5, 3, 6, [(["a", "b"], fusion)])
+    return Tower(TowerConfig(**keys), TASKS, MODEL, fusions=[(["a", "b"], fusion)])
 
 
 def rows() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     torch.manual_seed(1)
     inputs = {"a": torch.randn(7, 2), "b": torch.randn(7, 3), "not named": torch.randn(7, 9)}
-    return torch.randn(7, 5), torch.randn(7, 3, 6), inputs
+    return torch.randn(7, 8), torch.randn(7, 3, 6), inputs
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def axes(model: UnifiedModel) -> dict[str, tuple[Axis, Axis]]:
     found["trunk.projection.request.weight"] = (None, request)
     found["trunk.projection.candidate.weight"] = (None, candidate)
     for name, tower in model.towers.items():
-        gates = [(task, e) for task in tower.tower.tasks for e in range(trunk.experts.count)]  # type: ignore[union-attr]
+        experts = range(tower.tower.gate.experts)  # type: ignore[union-attr,arg-type]
+        gates = [(task, e) for task in tower.tower.tasks for e in experts]  # type: ignore[union-attr]
         found[f"towers.{name}.tower.gate.linear.weight"] = (gates, None)
         found[f"towers.{name}.tower.gate.linear.bias"] = (gates, None)
     return found

@@ -60,7 +60,8 @@ def old(old_config: Config, tmp_path_factory: pytest.TempPathFactory) -> RunDire
 @pytest.fixture(scope="module")
 def wider(logs: Path) -> Config:
     """A third surface with features of its own, a new task, a grown table."""
-    return load_config(logs / "config.yaml", [*SMALL, "tables.item.rows=1500"])
+    branches = "surfaces.home.tower.branches={click: [64], like: [64]}"
+    return load_config(logs / "config.yaml", [*SMALL, "tables.item.rows=1500", branches])
 
 
 def started(config: Config, source: RunDirectory) -> tuple[UnifiedModel, dict[str, Part]]:

@@ -29,6 +29,13 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The experime
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides one key.")
 ]
+Fields = Annotated[
+    list[str] | None, typer.Option("--field", metavar="COLUMN", help="Adds its Field-ECE.")
+]
+Segments = Annotated[
+    list[str] | None,
+    typer.Option("--segment", metavar="COLUMN", help="Adds metrics by its values or ranges."),
+]
 
 
 def main() -> None:
@@ -241,6 +248,8 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     surface: Annotated[str | None, typer.Option(help="This surface alone, by its view.")] = None,
+    fields: Fields = None,
+    segments: Segments = None,
     as_json: Json = False,
 ) -> None:
     """Metrics per surface and task; writes the predictions table."""
@@ -248,7 +257,8 @@ def evaluate(
     from recsys.evaluation.table import print_metrics
     from recsys.run_directory import RunDirectory
 
-    metrics = evaluate_run(RunDirectory.open(run), split, surface)
+    opened = RunDirectory.open(run)
+    metrics = evaluate_run(opened, split, surface, fields=fields or (), segments=segments or ())
     _report(metrics, as_json, lambda console: print_metrics(metrics, console))
 
 

@@ -14,4 +14,13 @@ class EvaluationConfig(Section):
     keep: tuple[str, ...] = Field(
         (), description="Columns of the request or candidate copied to the predictions table"
     )
+    hit_at: tuple[int, ...] = Field(
+        (1, 5, 10), description="The k of HIT@k, the share of positives in a request's top k"
+    )
+    fields: tuple[str, ...] = Field(
+        (), description="Kept columns over which Field-ECE is reported, besides the surface"
+    )
+    segments: tuple[str, ...] = Field(
+        (), description="Kept columns by which metrics are cut: values, or ranges of a number"
+    )
     batch_candidates: int = Field(8192, ge=1, description="Most candidates scored at once")

@@ -10,14 +10,19 @@
 | `T`, a task | float32 or float64 | probability of label 1; null where the surface lacks the task |
 | `logit.T` | float32 or float64 | the logit before calibration |
 | `label.T` | float32 | 0, 1 or a fraction; null where unknown; absent where never known |
+| `history_length` | int32 | events of the history that the model read; absent if it reads none |
+| `known_group` | bool | whether the train split has rows of the group; absent where not known |
+| `weight.T` | float32 or float64 | what the row weighs in metrics; absent where all weigh 1 |
 
-and the columns named in `evaluation.keep`.
+A log that kept a share w of its negatives has `weight.T` 1 / w at these, so that metrics are those
+of the whole traffic, for which `T` is corrected too. Besides there are the columns named in
+`evaluation.keep`.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -28,13 +33,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recsys.config.experiment import nearest
 from recsys.errors import UserError
-from recsys.evaluation.metrics import check_unit_interval, codes, task_metrics
+from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
 from recsys.files import whole_folder
 
-LABEL = "label."
-LOGIT = "logit."
+__all__ = ["LABEL", "LOGIT", "WEIGHT", "PredictionsWriter", "evaluate_predictions"]
+
 REQUIRED_COLUMNS = ("request_id", "candidate", "surface", "time", "group")
 
 ROWS_A_ROW_GROUP = 131_072
@@ -163,17 +167,22 @@ def evaluate_predictions(
     path: str | Path,
     tasks: Sequence[str] | None = None,
     surfaces: Sequence[str] | None = None,
+    *,
+    top: Sequence[int] = (),
+    fields: Sequence[str] = (),
+    segments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Metrics per surface and task of a predictions table.
-
-    One pass reads `surface`, `request_id` and `group`, then one pass a task reads its probability
-    and label: memory holds a few numbers a row, however many columns the table has.
+    """Metrics per surface and task of a predictions table, exactly and in bounded memory.
 
     Args:
         path: A folder of Parquet files, or one file.
         tasks: Default: every `T` for which there is a column `label.T`, in that order.
         surfaces: Default: those of the table, by name. A surface given here that has no row is
             reported with 0 rows and no values.
+        top: Adds `hit@k` for each of these k.
+        fields: Adds the Field-ECE of these columns: `"field_ece": {column: {T: value}}`.
+        segments: Adds metrics by the values or ranges of these columns:
+            `"segments": {column: {label: {"tasks": {T: metrics}}}}`; see `slices.segments`.
 
     Returns:
         `{"split": None, "surfaces": {S: {"requests", "candidates", "tasks": {T: metrics}}},
@@ -185,40 +194,44 @@ def evaluate_predictions(
         UserError: a missing or mistyped column, an empty table, an unreadable file, or a
             probability or label outside [0, 1]; it names the file, the column and the row.
     """
-    files = _parquet_files(Path(path))
-    schema = _common_schema(files, ["surface", "request_id", "group"])
-    tasks = _tasks(files[0], schema, tasks)
+    from recsys.evaluation.fields import field_ece
+    from recsys.evaluation.measure import measure
+    from recsys.evaluation.rows import PredictionRows
+    from recsys.evaluation.slices import segments as segments_of
 
-    surface_of, names, requests, group = _read_keys(files)
-    if surfaces is None:
-        surfaces = sorted(names)
-    # The rows of each surface once, for all tasks: [rows of S] indices.
-    rows_of = {
-        surface: np.flatnonzero(surface_of == names.index(surface))
-        if surface in names
-        else np.empty(0, np.int64)
-        for surface in surfaces
-    }
-    report: dict[str, Any] = {
-        "split": None,
-        "surfaces": {
-            surface: {"requests": requests.get(surface, 0), "candidates": len(rows), "tasks": {}}
-            for surface, rows in rows_of.items()
-        },
-        "all": {"tasks": {}},
-    }
-    everything = None if set(names) <= set(surfaces) else np.concatenate(list(rows_of.values()))
-    for task in tasks:
-        probability, label = _read_task(files, task)
-        for surface, rows in rows_of.items():
-            if not len(rows) or probability[rows].count():
-                report["surfaces"][surface]["tasks"][task] = task_metrics(
-                    probability[rows], label[rows], group[rows]
-                )
-        all_rows = slice(None) if everything is None else everything
-        report["all"]["tasks"][task] = task_metrics(
-            probability[all_rows], label[all_rows], group[all_rows]
-        )
+    with PredictionRows(path, tasks, surfaces) as rows:
+        cuts = [segments_of([rows], column) for column in segments]
+        measured = measure(rows, cuts, buckets=1, top=top)
+
+        def metrics(slicing: str, label: str) -> dict[str, Any]:
+            return {
+                task: measured.slices[slicing, label, task].metrics()
+                for task in rows.tasks
+                if (slicing, label, task) in measured.slices
+            }
+
+        report: dict[str, Any] = {
+            "split": None,
+            "surfaces": {
+                surface: {
+                    "requests": found.get("requests", 0),
+                    "candidates": found.get("candidates", 0),
+                    "tasks": metrics("surface", surface),
+                }
+                for surface, found in rows.counts.items()
+            },
+            "all": {"tasks": metrics("all", "all")},
+        }
+        if fields:
+            report["field_ece"] = {
+                column: {task: field_ece(rows, task, column) for task in rows.tasks}
+                for column in fields
+            }
+        if segments:
+            report["segments"] = {
+                cut.name: {label: {"tasks": metrics(cut.name, label)} for label in cut.labels}
+                for cut in cuts
+            }
     return report
 
 
@@ -236,131 +249,3 @@ def _column(name: str, values: Column) -> pa.Array:
         return values.cast(pa.int32())
     # Parquet dictionary-encodes by itself; one plain type lets the parts differ in their values.
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such predictions table; run `recsys evaluate` to write one")
-    files = sorted(p for p in path.glob("*.parquet") if not p.name.startswith((".", "_")))
-    if not files:
-        raise UserError(f"{path}: has no .parquet file; run `recsys evaluate` to write them")
-    return files
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns pyarrow's errors about the content of `path` into a `UserError`."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not readable as Parquet, it may be truncated: write it again ({reason})"
-        ) from None
-
-
-def _common_schema(files: list[Path], required: list[str]) -> pa.Schema:
-    """The first file's schema; every file has the `required` columns and there is a row."""
-    rows, schemas = 0, []
-    for path in files:
-        with _readable(path), pq.ParquetFile(path) as file:
-            rows += file.metadata.num_rows
-            schemas.append(file.schema_arrow)
-        for name in required:
-            _require(path, schemas[-1], name)
-            found, first = schemas[-1].field(name).type, schemas[0].field(name).type
-            if found != first:
-                raise UserError(
-                    f"{path}: column {name}: is {found}, but {first} in {files[0].name}; "
-                    "write all files of a table with one type"
-                )
-    if not rows:
-        where = files[0] if len(files) == 1 else files[0].parent
-        raise UserError(f"{where}: the predictions table is empty; predict a split that has rows")
-    return schemas[0]
-
-
-def _require(path: Path, schema: pa.Schema, name: str) -> None:
-    if name not in schema.names:
-        raise UserError(f"{path}: column {name} is missing; {nearest(name, schema.names)}")
-
-
-def _tasks(path: Path, schema: pa.Schema, tasks: Sequence[str] | None) -> list[str]:
-    if tasks is not None:
-        return list(tasks)
-    found = [name.removeprefix(LABEL) for name in schema.names if name.startswith(LABEL)]
-    if not found:
-        raise UserError(
-            f"{path}: no column label.TASK, so there is nothing to compare predictions with; "
-            "predict a table that has labels"
-        )
-    return found
-
-
-def _read(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
-    """(file, its first row, rows) for these columns only."""
-    for path in files:
-        row = 0
-        with _readable(path), pq.ParquetFile(path) as file:
-            for name in columns:
-                _require(path, file.schema_arrow, name)
-            for batch in file.iter_batches(ROWS_A_ROW_GROUP, columns=columns):
-                yield path, row, batch
-                row += batch.num_rows
-
-
-def _read_keys(
-    files: list[Path],
-) -> tuple[NDArray[np.int64], list[str], dict[str, int], NDArray[np.int64]]:
-    """Surface code and group code of each row [N], names of the surfaces, requests of each."""
-    parts = []
-    for path, row, batch in _read(files, ["surface", "request_id", "group"]):
-        for name in ("surface", "request_id"):
-            if batch[name].null_count:
-                at = row + pc.index(pc.is_null(batch[name]), True).as_py()
-                raise UserError(f"{path}: column {name}, row {at}: null; every row needs a value")
-        parts.append(batch)
-    table = pa.Table.from_batches(parts)
-    surface = table["surface"].cast(pa.string()).dictionary_encode().combine_chunks()
-    keys = pa.table({"surface": surface, "request_id": table["request_id"]})
-    counts = keys.group_by("surface", use_threads=False).aggregate(
-        [("request_id", "count_distinct")]
-    )
-    requests = dict(
-        zip(
-            counts["surface"].to_pylist(), counts["request_id_count_distinct"].to_pylist(),
-            strict=True,
-        )
-    )  # fmt: skip
-    return codes(surface), surface.dictionary.to_pylist(), requests, codes(table["group"])
-
-
-def _read_task(files: list[Path], task: str) -> tuple[np.ma.MaskedArray, NDArray[np.float32]]:
-    """Probability [N], masked where there is none, and label [N], NaN where unknown."""
-    probabilities, masks, labels = [], [], []
-    for path, row, batch in _read(files, [task, LABEL + task]):
-        source = f"{path}: column {task}"
-        if not pa.types.is_floating(batch[task].type) and not pa.types.is_null(batch[task].type):
-            raise UserError(f"{source}: is {batch[task].type}, not a probability; write floats")
-        predicted = batch[task].is_valid().to_numpy(zero_copy_only=False)
-        probability = batch[task].to_numpy(zero_copy_only=False)
-        if probability.dtype.kind != "f":  # a column of nulls only
-            probability = np.full(len(predicted), np.nan, np.float32)
-        check_unit_interval(probability, source, "probability", where=predicted, first_row=row)
-        probabilities.append(probability)
-        masks.append(~predicted)
-
-        source = f"{path}: column {LABEL + task}"
-        try:
-            column = batch[LABEL + task].cast(pa.float32())
-        except pa.ArrowException:
-            found = batch[LABEL + task].type
-            raise UserError(f"{source}: is {found}, not a label; write 0, 1 or null") from None
-        label = column.to_numpy(zero_copy_only=False).astype(np.float32)
-        known = ~np.isnan(label)
-        check_unit_interval(label, source, "label", where=known, first_row=row)
-        labels.append(label)
-    probability = np.ma.MaskedArray(np.concatenate(probabilities), np.concatenate(masks))
-    return probability, np.concatenate(labels)

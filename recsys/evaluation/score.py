@@ -1,6 +1,6 @@
 """A trained run → scores, in one process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from recsys.data.reader import Reader
 from recsys.data.splits import Split, open_table
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
+from recsys.evaluation.known import known_groups, segment_columns
 from recsys.evaluation.predictions import LABEL, LOGIT, PredictionsWriter, evaluate_predictions
 from recsys.model.unified import UnifiedModel, build_model
 from recsys.run_directory import RunDirectory
@@ -115,11 +116,17 @@ class Scorer:
 
 
 def evaluate(
-    run: RunDirectory, split: str = "test", surface: str | None = None, show: bool = True
+    run: RunDirectory,
+    split: str = "test",
+    surface: str | None = None,
+    show: bool = True,
+    fields: Sequence[str] = (),
+    segments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the predictions table of a split and returns its metrics.
 
-    The result is `evaluate_predictions`'s, with `split` set. Raises `UserError` for a run without
+    The result is `evaluate_predictions`'s, with `split` set; `fields` and `segments` come to those
+    of the configuration. Raises `UserError` for a run without
     a complete checkpoint, an unknown surface or split, and faults in the data.
     """
     if split not in ("train", "valid", "test"):
@@ -127,12 +134,23 @@ def evaluate(
     scorer = Scorer(run, surface)
     folder = run.predictions / (split if surface is None else f"{split}-{surface}")
     config = scorer.config
+    known = known_groups(config)
     with PredictionsWriter(folder, replace=True) as writer:
         for batch, logits in scorer.scores(split, labels=True, show=split if show else None):
             rows = scorer.columns(batch, logits)
-            writer.append({**rows, **_evaluation_columns(config, batch, logits, rows)})
+            rows |= _evaluation_columns(config, batch, logits, rows)
+            own = segment_columns(batch, scorer.layout, known, rows["group"])
+            writer.append({**rows, **{n: v for n, v in own.items() if n not in rows}})
     surfaces = [surface] if surface else list(config.active_surfaces)
-    metrics = evaluate_predictions(folder, tasks=list(config.tasks), surfaces=surfaces)
+    options = config.evaluation
+    metrics = evaluate_predictions(
+        folder,
+        tasks=list(config.tasks),
+        surfaces=surfaces,
+        top=options.hit_at,
+        fields=["surface", *options.fields, *fields],
+        segments=[*options.segments, *segments],
+    )
     return {**metrics, "split": split}
 
 

@@ -25,7 +25,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     split = metrics.get("split")
     table = Table(
         title=f"{split} split" if split else None,
-        caption=_sizes(metrics["surfaces"]),
+        caption=_sizes(metrics["surfaces"]) + _field_ece(metrics.get("field_ece", {})),
         caption_justify="left",
         box=None,
         header_style="bold",
@@ -33,11 +33,19 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     )
     for heading in ("surface", "task"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("rows", "positives", *(_HEADINGS[name] for name in METRICS)):
+    every = metrics["all"]["tasks"].values()
+    hits = [name for name in next(iter(every), {}) if name.startswith("hit@")]
+    columns = [*METRICS, *hits]
+    for heading in ("rows", "positives", *(_HEADINGS.get(name, name.upper()) for name in columns)):
         table.add_column(heading, justify="right", no_wrap=True)
 
     blocks = [(surface, found["tasks"]) for surface, found in metrics["surfaces"].items()]
-    for surface, tasks in [*blocks, (ALL_SURFACES, metrics["all"]["tasks"])]:
+    segments = [
+        (f"{column} {label}", found["tasks"])
+        for column, labels in metrics.get("segments", {}).items()
+        for label, found in labels.items()
+    ]
+    for surface, tasks in [*blocks, (ALL_SURFACES, metrics["all"]["tasks"]), *segments]:
         for i, (task, values) in enumerate(tasks.items()):
             table.add_row(
                 # Each surface is named once, so that the eye finds where it begins.
@@ -45,7 +53,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
                 task,
                 f"{values['rows']:,}",
                 f"{values['positives']:,}",
-                *(_number(values[name]) for name in METRICS),
+                *(_number(values[name]) for name in columns),
                 style="bold" if surface == ALL_SURFACES else None,
                 end_section=i == len(tasks) - 1,
             )
@@ -64,6 +72,14 @@ def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) ->
 
 def _number(value: float | None) -> str:
     return NO_VALUE if value is None else f"{value:.4f}"
+
+
+def _field_ece(fields: Mapping[str, Mapping[str, float | None]]) -> str:
+    return "".join(
+        f"\nField-ECE by {column}: "
+        + ", ".join(f"{task} {_number(value)}" for task, value in tasks.items())
+        for column, tasks in fields.items()
+    )
 
 
 def _sizes(surfaces: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import UserError
-from recsys.evaluation import predictions
+from recsys.evaluation import files
 from recsys.evaluation.metrics import METRICS, task_metrics
 from recsys.evaluation.predictions import PredictionsWriter, evaluate_predictions
 
@@ -185,19 +185,11 @@ def test_a_request_over_two_files_counts_once(tmp_path):
     assert [found["requests"] for found in report["surfaces"].values()] == [10, 10]
 
 
-def test_only_the_needed_columns_are_read(tmp_path, monkeypatch):
-    folder = write(tmp_path / "test", rows())
-    read = []
-    original = pq.ParquetFile.iter_batches
-
-    def iter_batches(self, *args, columns, **kwargs):
-        read.append(columns)
-        return original(self, *args, columns=columns, **kwargs)
-
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
-    evaluate_predictions(folder)
-    keys = ["surface", "request_id", "group"]
-    assert read == [keys, ["click", "label.click"], ["like", "label.like"]]
+def test_only_the_needed_columns_are_read(tmp_path):
+    folder = write(tmp_path / "test", rows(6000))
+    expected = evaluate_predictions(folder)
+    damage(folder, "video_id")
+    assert evaluate_predictions(folder) == expected
 
 
 @pytest.mark.parametrize("column", ["surface", "request_id", "group", "click"])
@@ -221,7 +213,7 @@ def test_a_table_without_labels_cannot_be_evaluated(tmp_path):
 
 
 def test_nan_is_named_by_file_column_and_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "ROWS_A_ROW_GROUP", 10)  # rows are counted over batches
+    monkeypatch.setattr(files, "ROWS_A_BATCH", 10)  # rows are counted over batches
     data = rows()
     data["click"][47] = np.nan
     folder = write(tmp_path / "test", data, rows_a_row_group=10, rows_a_file=30)
@@ -241,6 +233,7 @@ def test_wrong_labels_and_types_are_named(tmp_path):
     change(folder, "click", pa.array([1] * 60))
     with pytest.raises(UserError, match="column click: is int64, not a probability"):
         evaluate_predictions(folder)
+    folder = write(tmp_path / "other", rows())
     change(folder, "surface", pa.array([*["home"] * 59, None]))
     with pytest.raises(UserError, match="column surface, row 59: null"):
         evaluate_predictions(folder)
@@ -281,14 +274,19 @@ def test_a_truncated_file_is_named(tmp_path):
         evaluate_predictions(folder)
 
 
-def test_damaged_data_is_named(tmp_path):
-    folder = write(tmp_path / "test", rows(6000))
+def damage(folder, column):
+    """Overwrites a part of a column's data in the table's only file."""
     file = folder / "part-00000.parquet"
     content = bytearray(file.read_bytes())
-    column = pq.ParquetFile(file).metadata.row_group(0).column(5)
-    assert column.path_in_schema == "click"
-    start = column.data_page_offset
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    at = next(i for i in range(group.num_columns) if group.column(i).path_in_schema == column)
+    start = group.column(at).data_page_offset
     content[start : start + 400] = b"\xff" * 400
     file.write_bytes(content)
+
+
+def test_damaged_data_is_named(tmp_path):
+    folder = write(tmp_path / "test", rows(6000))
+    damage(folder, "click")
     with pytest.raises(UserError, match=r"part-00000\.parquet: not readable as Parquet"):
         evaluate_predictions(folder)

@@ -121,7 +121,9 @@ def test_metrics_are_those_of_the_predictions(
     run: RunDirectory, evaluated: dict, config: Config, requests: list[dict]
 ) -> None:
     assert evaluated["split"] == "test"
-    again = evaluate_predictions(run.predictions / "test", surfaces=list(config.surfaces))
+    again = evaluate_predictions(
+        run.predictions / "test", surfaces=list(config.surfaces), top=config.evaluation.hit_at
+    )
     assert again["surfaces"].keys() == evaluated["surfaces"].keys()
     assert again["all"]["tasks"]["click"] == evaluated["all"]["tasks"]["click"]
     for surface, found in evaluated["surfaces"].items():
@@ -218,3 +220,14 @@ def test_a_checkpoint_of_another_model(run: RunDirectory, tmp_path: Path) -> Non
     (copy / "config.yaml").write_text(text.replace("width: 16", "width: 24"))
     with pytest.raises(UserError, match="does not fit this configuration: Size mismatch"):
         evaluate(RunDirectory.open(copy), show=False)
+
+
+def test_users_are_told_apart_by_what_training_saw(
+    predictions: pa.Table, requests: list[dict], simulated_log: Path
+) -> None:
+    train_users = set(pq.read_table(simulated_log / "train", columns=["user_id"])[0].to_pylist())
+    rows = predictions.to_pylist()
+    assert {row["known_group"] for row in rows} == {row["group"] in train_users for row in rows}
+    lengths = {r["request_id"]: len(r["history"]) for r in requests}
+    assert all(row["history_length"] == min(lengths[row["request_id"]], 50) for row in rows)
+    assert len({row["history_length"] for row in rows}) > 1

@@ -1,0 +1,248 @@
+"""A predictions table as rows to be streamed, in any order, in bounded memory.
+
+DuckDB reads the files, sorts them on disk where they do not fit, and hands out record batches.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recsys.config.experiment import nearest
+from recsys.errors import UserError
+from recsys.evaluation import files as parquet
+from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
+
+MEMORY = "2GB"
+ROWS_A_BATCH = 100_000
+
+# Numbers of a row that every stream may ask for. The unit is what a bootstrap resamples: the group
+# (the user); a request without a group is a unit of its own.
+SURFACE = "#surface"
+UNIT = """hash(CASE WHEN "group" IS NULL THEN request_id::VARCHAR ELSE "group"::VARCHAR END)"""
+REQUEST = "hash(request_id::VARCHAR)"
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """A string in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+class PredictionRows:
+    """A checked predictions table. A context manager: its end removes what was put on disk.
+
+    Args:
+        path: A folder of Parquet files, or one file.
+        tasks: Default: every `T` for which there is a column `label.T`.
+        surfaces: Rows of others are left out. Default: those of the table, by name.
+        memory: What DuckDB may use; it sorts on disk beyond that.
+
+    Raises `UserError` for everything that is wrong with the files, columns or values.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        tasks: Sequence[str] | None = None,
+        surfaces: Sequence[str] | None = None,
+        memory: str = MEMORY,
+    ) -> None:
+        self.path = Path(path)
+        self.files = parquet.parquet_files(self.path)
+        self.schema = parquet.common_schema(self.files)
+        self.tasks = parquet.tasks_of(self.files[0], self.schema, tasks)
+        for task in self.tasks:
+            parquet.check_task_columns(self.files, task)
+            if self.weighted(task):
+                parquet.check_weights(self.files, WEIGHT + task)
+        self._spill = tempfile.mkdtemp(prefix="recsys-spill-")
+        self._database = duckdb.connect(
+            config={"memory_limit": memory, "temp_directory": self._spill}
+        )
+        listed = ", ".join(text(str(file)) for file in self.files)
+        # By name: the first file's columns may stand in another order, or be all null.
+        source = f"read_parquet([{listed}], union_by_name = true)"
+        self._database.execute(f"CREATE VIEW source AS SELECT * FROM {source}")
+        try:
+            counts = self._check()
+        except BaseException:
+            self.close()
+            raise
+        self.surfaces = list(surfaces) if surfaces is not None else sorted(counts)
+        names = ", ".join(text(name) for name in self.surfaces)
+        code = f"list_position([{names}]::VARCHAR[], surface::VARCHAR) - 1"
+        self._database.execute(
+            f'CREATE VIEW rows AS SELECT *, {code} AS "{SURFACE}" FROM source WHERE {code} >= 0'
+        )
+        self.counts = {name: counts.get(name, {}) for name in self.surfaces}
+
+    def __enter__(self) -> "PredictionRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database and removes its files."""
+        self._database.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the surfaces."""
+        return sum(found.get("candidates", 0) for found in self.counts.values())
+
+    def has(self, surface: str, task: str) -> bool:
+        """Whether the surface has a prediction of the task; one without rows has all tasks."""
+        found = self.counts[surface]
+        return not found or found["predicted"][task] > 0
+
+    def raw(self, task: str) -> str | None:
+        """The probability before calibration in SQL, where the table has its logit.
+
+        Where the log kept a share of the negatives it is corrected for that: it is the reciprocal
+        of the largest weight of the surface.
+        """
+        if LOGIT + task not in self.schema.names:
+            return None
+        logit = f"{quoted(LOGIT + task)}::DOUBLE"
+        if self.weighted(task):
+            shifts = [found["heaviest"][task] if found else 1.0 for found in self.counts.values()]
+            listed = ", ".join(repr(math.log(weight)) for weight in shifts)
+            logit = f"({logit} - ([{listed}]::DOUBLE[])[{quoted(SURFACE)} + 1])"
+        return f"1 / (1 + exp(-{logit}))"
+
+    def weighted(self, task: str) -> bool:
+        """Whether rows weigh differently, as where a log kept a share of its negatives."""
+        return WEIGHT + task in self.schema.names
+
+    def weight(self, task: str) -> str:
+        """What a row weighs, in SQL."""
+        return (
+            f"coalesce({quoted(WEIGHT + task)}::DOUBLE, 1)" if self.weighted(task) else "1::DOUBLE"
+        )
+
+    def probability(self, task: str) -> str:
+        """The probability in SQL; its type says how far it can be from 0 and 1."""
+        kind = self.schema.field(task).type
+        return f"{quoted(task)}::{'FLOAT' if kind == pa.float32() else 'DOUBLE'}"
+
+    @staticmethod
+    def label(task: str) -> str:
+        """The label in SQL, null where unknown."""
+        value = f"{quoted(LABEL + task)}::FLOAT"
+        return f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+
+    def require(self, column: str, what: str) -> None:
+        """Raises `UserError` if the table lacks a column that `what` (an option) names."""
+        if column not in self.schema.names:
+            raise UserError(
+                f"{what} {column}: {self.files[0]} has no such column; "
+                f"{nearest(column, self.schema.names)} (evaluation.keep adds columns)"
+            )
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a small answer."""
+        with self._reading():
+            return self._database.cursor().execute(sql).fetchall()
+
+    def stream(
+        self, columns: Mapping[str, str], *, where: str = "true", order: str | None = None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Batches of `columns` (name → SQL) of the rows `where`, ascending by `order`."""
+        selected = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in columns.items())
+        ordered = f" ORDER BY {order}" if order else ""
+        sql = f"SELECT {selected} FROM rows WHERE {where}{ordered}"
+        with self._reading():
+            cursor = self._database.cursor()
+            for batch in cursor.sql(sql).to_arrow_reader(ROWS_A_BATCH):
+                yield {
+                    name: batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names
+                }
+
+    def _check(self) -> dict[str, dict[str, Any]]:
+        """Surface → its requests, candidates and predicted rows a task; raises for bad values."""
+        parts = ["count(*)", "count(request_id)"]
+        for task in self.tasks:
+            value, label = self.probability(task), self.label(task)
+            parts.append(f"count({value})")
+            parts += [f"count(*) FILTER (NOT ({x} >= 0 AND {x} <= 1))" for x in (value, label)]
+            weight = f"({self.weight(task)})::DOUBLE"
+            parts.append(f"count(*) FILTER (NOT ({weight} > 0 AND isfinite({weight})))")
+            parts.append(f"max({weight})")
+        found = self.query(f"SELECT surface::VARCHAR, {', '.join(parts)} FROM source GROUP BY 1")
+        counts: dict[str, dict[str, Any]] = {}
+        for surface, rows, requests, *numbers in found:
+            if surface is None or requests < rows:
+                parquet.raise_for_null_key(self.files)
+            predicted, heaviest = {}, {}
+            for t, task in enumerate(self.tasks):
+                known, bad, wrong, bad_weight, weight = numbers[5 * t : 5 * t + 5]
+                if bad or wrong:
+                    parquet.raise_for_bad_value(self.files, task if bad else LABEL + task)
+                if bad_weight:
+                    parquet.raise_for_bad_weight(self.files, WEIGHT + task)
+                predicted[task], heaviest[task] = known, weight
+            counts[surface] = {
+                "requests": 0,
+                "candidates": rows,
+                "predicted": predicted,
+                "heaviest": heaviest,
+            }
+        requests_of = self.query(
+            "SELECT surface, count(*) FROM (SELECT DISTINCT surface::VARCHAR AS surface, "
+            "request_id FROM source) GROUP BY 1"
+        )
+        for surface, requests in requests_of:
+            counts[surface]["requests"] = requests
+        return counts
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise UserError(f"{self.path}: {_first_line(error)}; raise --memory-limit") from None
+        except (
+            duckdb.InternalException,
+            duckdb.BinderException,
+            duckdb.CatalogException,
+            duckdb.ParserException,
+        ):
+            raise  # an error of the SQL, not of the data
+        except duckdb.Error as error:
+            parquet.raise_for_broken_file(self.files, _first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def column_type(rows: PredictionRows, column: str) -> pa.DataType:
+    """The Arrow type of a column, of the first file where it is not all null."""
+    for file in rows.files:
+        kind = pq.read_schema(file).field(column).type
+        if not pa.types.is_null(kind):
+            return kind
+    return pa.null()
+
+
+def integers(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Codes of a stream, -1 where SQL had null (which arrives as NaN)."""
+    if values.dtype.kind == "f":
+        return np.where(np.isnan(values), -1, values).astype(np.int64)
+    return values.astype(np.int64)

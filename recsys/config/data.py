@@ -13,11 +13,26 @@ class DataConfig(Section):
     train: str = Field("train", description="Folder of the split under `root`")
     valid: str = Field("valid", description="The split that early stopping and choices look at")
     test: str = Field("test", description="The split that only `recsys evaluate` reads")
+    axis: str = Field(
+        "surface",
+        description="Column of the request table whose values are the names under `surfaces`: "
+        "the product's surface, or a tenant, a region, a class of devices",
+    )
+    fallback: str | None = Field(
+        None,
+        description="Surface as which requests of any other value of the axis are scored, and "
+        "counted. Training and evaluation stay strict. Default: such a value is an error",
+    )
     surfaces: tuple[str, ...] | None = Field(
         None,
         min_length=1,
         description="Train and evaluate on these surfaces alone and pass over the rows of the "
         "others. Default: all",
+    )
+    elsewhere: tuple[str, ...] = Field(
+        (),
+        description="Surfaces that are not this configuration's and whose rows are passed over. "
+        "An export writes the joint model's other ones here",
     )
     shuffle_row_groups: int = Field(
         32,

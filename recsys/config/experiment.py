@@ -18,7 +18,7 @@ from recsys.config.surfaces import SurfaceConfig
 from recsys.config.training import TrainingConfig
 
 # Columns of the request table that are not features.
-RESERVED_COLUMNS = frozenset({"request_id", "surface", "time", "history", "candidates"})
+RESERVED_COLUMNS = frozenset({"request_id", "time", "history", "candidates"})
 # What a tower module may read besides features.
 TRUNK_INPUTS = ("trunk", "history")
 
@@ -62,6 +62,59 @@ class Config(Section):
         surfaces = self.active_surfaces.values()
         return tuple(dict.fromkeys(task for surface in surfaces for task in surface.tasks))
 
+    @property
+    def surfaces_with_towers(self) -> tuple[str, ...]:
+        """Those of the active surfaces that the trunk tells apart: they share nobody's tower."""
+        return tuple(name for name, one in self.active_surfaces.items() if one.tower_of is None)
+
+    def tower_name(self, surface: str) -> str:
+        """The surface whose tower the rows of `surface` go through."""
+        return self.surfaces[surface].tower_of or surface
+
+    @model_validator(mode="after")
+    def _axis(self) -> "Config":
+        if self.data.axis in RESERVED_COLUMNS:
+            raise ValueError(f"data.axis: {self.data.axis} is a column of its own; name another")
+        if self.data.axis != "surface" and "surface" in self.evaluation.keep:
+            raise ValueError(
+                "evaluation.keep: surface is the predictions table's column of the axis, "
+                f"{self.data.axis}; copy the column under another name"
+            )
+        known = (*self.surfaces, *self.data.elsewhere)
+        if self.data.fallback is not None and self.data.fallback not in known:
+            raise ValueError(
+                f"data.fallback: no surface {self.data.fallback}; "
+                f"{nearest(self.data.fallback, self.surfaces)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tower_of(self) -> "Config":
+        for name, surface in self.surfaces.items():
+            if surface.tower_of is None:
+                continue
+            where, owner = f"surfaces.{name}.tower_of", self.surfaces.get(surface.tower_of)
+            with_towers = [each for each, one in self.surfaces.items() if one.tower_of is None]
+            if owner is None or owner.tower_of is not None:
+                raise ValueError(
+                    f"{where}: {surface.tower_of} is no surface with a tower; "
+                    f"{nearest(surface.tower_of, with_towers)}"
+                )
+            if self.model.towers == "shared":
+                raise ValueError(f"{where}: every tower is shared with model.towers: shared")
+            for task in surface.tasks:
+                if task not in owner.tasks:
+                    raise ValueError(
+                        f"surfaces.{name}.tasks: {task} is no task of {surface.tower_of}, whose "
+                        f"tower it shares; its tasks: {', '.join(owner.tasks)}"
+                    )
+            if name in self.active_surfaces and surface.tower_of not in self.active_surfaces:
+                raise ValueError(
+                    f"data.surfaces: {name} shares the tower of {surface.tower_of}; "
+                    f"add {surface.tower_of}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _active_surfaces(self) -> "Config":
         for name in self.data.surfaces or ():
@@ -76,7 +129,7 @@ class Config(Section):
         used = set()
         for level, name, feature in self.features:
             where = f"features.{level}.{name}"
-            if level != "history" and name in RESERVED_COLUMNS | set(TRUNK_INPUTS):
+            if level != "history" and name in {*RESERVED_COLUMNS, self.data.axis, *TRUNK_INPUTS}:
                 raise ValueError(f"{where}: {name} is a reserved name; rename the column")
             if level == "candidate" and name in self.tasks:
                 raise ValueError(f"{where}: {name} is a task's label and may not be an input")
@@ -109,8 +162,9 @@ class Config(Section):
                         f"surfaces.{name}.tower.branches.{task}: not a task of this surface; "
                         f"{nearest(task, surface.tasks)}"
                     )
-            for index, module in enumerate(surface.tower.modules):
-                where = f"surfaces.{name}.tower.modules[{index}].inputs"
+            owner = self.surfaces[self.tower_name(name)]
+            for index, module in enumerate(owner.tower.modules):
+                where = f"surfaces.{self.tower_name(name)}.tower.modules[{index}].inputs"
                 for column in module.inputs:
                     if column == "history" and not (self.features.history and self.model.sequence):
                         raise ValueError(
@@ -142,7 +196,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _surfaces_of_the_trunk(self) -> "Config":
         known = self.model.surfaces or tuple(self.active_surfaces)
-        for name in self.active_surfaces:
+        for name in map(self.tower_name, self.active_surfaces):
             if name not in known:
                 raise ValueError(
                     f"model.surfaces: {name} is missing; name every surface that is trained"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from recsys.config.section import Section
 
@@ -42,15 +42,28 @@ class TowerConfig(Section):
 
 
 class SurfaceConfig(Section):
-    """`surfaces.NAME:` – a product surface: which tasks it has, what it weighs, its tower."""
+    """`surfaces.NAME:` – a product surface: which tasks it has, what it weighs, its tower.
+
+    A segment with few rows needs no tower: with `tower_of` it is, to trunk and tower, the surface
+    that it names, and only what follows the tower is its own.
+    """
 
     tasks: dict[str, float] = Field(
         min_length=1, description="Tasks with their loss weights; a list means weight 1 each"
     )
     weight: float = Field(1.0, ge=0, description="Weight of the surface in the loss")
     tower: TowerConfig = Field(TowerConfig(), description="Its tower tree")
+    tower_of: str | None = Field(
+        None, description="Surface whose tower its rows go through; it then has none of its own"
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _list_means_weight_one(cls, value: Any) -> Any:
         return dict.fromkeys(value, 1.0) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _one_tower(self) -> "SurfaceConfig":
+        if self.tower_of is not None and self.tower != TowerConfig():
+            raise ValueError("has both tower and tower_of; remove one of them")
+        return self

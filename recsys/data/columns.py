@@ -38,9 +38,10 @@ class Columns:
 
 
 def flatten(table: pa.Table, chosen: Projection, place: Place) -> Columns:
-    """Flattens the columns of one row group. Reports surfaces that are unknown or null."""
+    """Flattens the columns of one row group. Reports surfaces that are unknown or null, unless
+    they are scored as another one."""
     layout = chosen.layout
-    surface = _surfaces(_array(table, "surface"), layout, place)
+    surface = _surfaces(_array(table, layout.axis), layout, place)
     none = np.zeros(len(surface), dtype=np.int64)
     columns, fields = Columns(surface, none, none), {}
     # A list is not in the table if none of its fields is chosen.
@@ -141,11 +142,15 @@ def _surfaces(array: pa.Array, layout: Layout, place: Place) -> np.ndarray:
     # The last is for null, whose index is taken to be −1.
     codes = np.array([*(known.get(name, -1) for name in array.dictionary.to_pylist()), -1])
     surface = codes[array.indices.fill_null(-1).to_numpy()]
+    fallback = layout.config.data.fallback
+    if place.unseen is not None and fallback in known:
+        place.unseen.add(array.filter(pa.array(surface < 0)))
+        surface = np.where(surface < 0, known[fallback], surface)
     if (surface < 0).any():
         null = array.is_null().to_numpy(zero_copy_only=False)
         fix = "write one of the surfaces of the configuration"
-        place.report("surface", array, null, "is not a surface", fix)
+        place.report(layout.axis, array, null, "is not a surface", fix)
         fix = f"use one of {', '.join(layout.surfaces)}, or declare it under `surfaces`"
         unknown = (surface < 0) & ~null
-        place.report("surface", array, unknown, "is not a surface of the configuration", fix)
+        place.report(layout.axis, array, unknown, "is not a surface of the configuration", fix)
     return surface

@@ -43,11 +43,31 @@ class UnknownIds:
         count[1] += len(ids) - ids.null_count
 
 
+class UnseenSurfaces:
+    """Counts the requests of surfaces that the model was not trained on, which are scored as those
+    of `data.fallback`."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.names: set[str | None] = set()  # None: null
+
+    def add(self, surfaces: pa.Array) -> None:
+        """Counts the surface of each request."""
+        if len(surfaces):
+            self.requests += len(surfaces)
+            self.names.update(surfaces.unique().to_pylist())
+
+    def document(self) -> dict[str, int]:
+        """`{"requests", "surfaces"}`, how many of each."""
+        return {"requests": self.requests, "surfaces": len(self.names)}
+
+
 class Place:
     """A row group that is being read, and what to do with its faults.
 
     With `collect`, faults are appended to that list; without, the first one is raised. With
     `unknown`, an id beyond its table is no fault: it reads row 0 and is counted, as in serving.
+    With `unseen` and `data.fallback`, nor is a surface that the configuration does not have.
     """
 
     def __init__(
@@ -56,11 +76,13 @@ class Place:
         row_group: int,
         collect: list[Fault] | None = None,
         unknown: UnknownIds | None = None,
+        unseen: UnseenSurfaces | None = None,
     ) -> None:
         self.file = file
         self.row_group = row_group
         self.collect = collect
         self.unknown = unknown
+        self.unseen = unseen
 
     def report(
         self, column: str, values: pa.Array, wrong: np.ndarray, problem: str, fix: str

@@ -58,6 +58,8 @@ class Layout:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        # Values of the column `axis`, which are the product's surfaces unless the config says else.
+        self.axis = config.data.axis
         self.surfaces: tuple[str, ...] = tuple(config.active_surfaces)
         self.tasks: tuple[str, ...] = config.tasks
         # Without model.sequence nothing reads the history, so it is not even decoded.

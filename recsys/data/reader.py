@@ -16,7 +16,7 @@ from recsys.data.columns import flatten
 from recsys.data.cut import cut
 from recsys.data.encode import BlockBuilder
 from recsys.data.encoding import table_encoders
-from recsys.data.faults import UnknownIds
+from recsys.data.faults import UnknownIds, UnseenSurfaces
 from recsys.data.layout import Layout
 from recsys.data.rowgroups import RowGroups
 from recsys.data.schema import check_split, projection
@@ -52,6 +52,8 @@ class Reader:
         labels: False reads no labels, which need not exist then; all are unknown.
         pin_memory: of the batches, for copies to a GPU that overlap with compute.
         unknown: counts the ids that no table knows; they are then no faults, as in serving.
+        unseen: counts the requests of surfaces that the configuration does not have; they are then
+            read as those of `data.fallback`, if there is one.
 
     Raises `UserError` here for files and schemas, and while iterating for values. Three threads
     work ahead while iterating: one decodes the next row group, one encodes the next
@@ -75,6 +77,7 @@ class Reader:
         labels: bool = True,
         pin_memory: bool = False,
         unknown: UnknownIds | None = None,
+        unseen: UnseenSurfaces | None = None,
     ) -> None:
         self.layout = Layout(config)
         self.split = open_split(config, split) if isinstance(split, str) else split
@@ -82,6 +85,7 @@ class Reader:
         self._prefetch = config.data.prefetch_batches
         self._pin_memory = pin_memory
         self._unknown = unknown
+        self._unseen = unseen
         chosen = projection(self.layout, self.split, predictions=predictions, labels=labels)
         kinds = check_split(self.split, chosen)
         vocabularies = statistics.vocabularies if statistics else {}
@@ -136,7 +140,7 @@ class Reader:
         windows = list(self._order.windows(self._remaining))
         numbers = [number for window in windows for number in window.row_groups]
         with (
-            RowGroups(self.split, self._chosen, self._unknown) as source,
+            RowGroups(self.split, self._chosen, self._unknown, self._unseen) as source,
             Background(map(source.table, numbers), 1, "recsys-row-groups") as tables,
         ):
             for window, builder in zip(windows, builders, strict=False):

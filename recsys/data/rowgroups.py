@@ -3,13 +3,12 @@
 from collections import OrderedDict
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.data.columns import Columns, flatten
-from recsys.data.faults import Fault, Place, UnknownIds
+from recsys.data.faults import Fault, Place, UnknownIds, UnseenSurfaces
 from recsys.data.schema import Projection, leaf_columns, string_columns
-from recsys.data.splits import Split, is_passed_over, readable
+from recsys.data.splits import Split, readable
 
 # Row groups are read in a random order of files; a few files stay open.
 OPEN_FILES = 16
@@ -18,13 +17,21 @@ OPEN_FILES = 16
 class RowGroups:
     """The chosen columns of the row groups of a split; a context manager, for use in one thread.
 
-    With `unknown`, ids that no table knows are counted there and are no faults.
+    With `unknown`, ids that no table knows are counted there and are no faults; with `unseen`,
+    neither are surfaces that the configuration does not have, if it names a fallback.
     """
 
-    def __init__(self, split: Split, chosen: Projection, unknown: UnknownIds | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        chosen: Projection,
+        unknown: UnknownIds | None = None,
+        unseen: UnseenSurfaces | None = None,
+    ) -> None:
         self.split = split
         self.chosen = chosen
         self.unknown = unknown
+        self.unseen = unseen
         self._open: OrderedDict[int, tuple[pq.ParquetFile, list[str]]] = OrderedDict()
 
     def columns(self, number: int, place: Place) -> Columns:
@@ -34,7 +41,8 @@ class RowGroups:
     def place(self, number: int, collect: list[Fault] | None = None) -> Place:
         """Where row group `number` is; its faults are raised, or collected."""
         group = self.split.row_groups[number]
-        return Place(self.split.show(group.file), group.index, collect, self.unknown)
+        file = self.split.show(group.file)
+        return Place(file, group.index, collect, self.unknown, self.unseen)
 
     def table(self, number: int) -> pa.Table:
         """Row group `number` as Arrow has it, strings as dictionaries."""
@@ -42,9 +50,9 @@ class RowGroups:
         with readable(self.split.show(group.file)):
             parquet, columns = self._file(group.file)
             table = parquet.read_row_group(group.index, columns=columns, use_threads=False)
-        if self.split.passed_over:
-            others = is_passed_over(table["surface"], self.split.passed_over)
-            table = table.filter(pc.invert(others)).combine_chunks()
+        if self.split.chosen is not None:
+            rows = self.split.chosen.rows(table[self.split.chosen.axis])
+            table = table.filter(rows).combine_chunks()
         return table
 
     def __enter__(self) -> "RowGroups":

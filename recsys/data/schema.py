@@ -54,7 +54,7 @@ class Projection:
 
     def columns(self) -> Iterator[tuple[str, str | None]]:
         """(top-level column, field of its structs or None) for each column that is read."""
-        yield "surface", None
+        yield self.layout.axis, None
         for name in self.request_extras:
             yield name, None
         for each in self.features:
@@ -104,7 +104,7 @@ def leaf_columns(parquet: pq.ParquetFile, chosen: Projection) -> list[str]:
 
 
 def string_columns(schema: pq.ParquetSchema, leaves: list[str], chosen: Projection) -> list[str]:
-    """Those of `leaves` that hold strings and are features or the surface: read as dictionaries,
+    """Those of `leaves` that hold strings and are features or the axis: read as dictionaries,
     each string is made once."""
     extras = {*chosen.request_extras} - {each.name for each in chosen.features}
     columns = (schema.column(index) for index in range(len(schema)))
@@ -131,7 +131,8 @@ def check_schema(
     schema: pa.Schema, file: str, chosen: Projection, tables: dict[str, tuple[str, str]]
 ) -> None:
     """Checks one schema. `tables` remembers the kind of ids each table reads, across files."""
-    _expect(_column(schema, "surface", file), is_string, "surface", "string", file)
+    axis = chosen.layout.axis
+    _expect(_column(schema, axis, file), is_string, axis, "string", file)
     for name in chosen.request_extras:
         kind = _column(schema, name, file)
         if name == "time":

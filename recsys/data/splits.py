@@ -1,6 +1,6 @@
 """The Parquet files of a split, on any file system, and their row groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,8 +36,8 @@ class RowGroup:
 class Split:
     """The files of a split, sorted by path. This order of rows is the split's canonical order.
 
-    Empty row groups are left out. `schemas` has the Arrow schema of each file. Rows whose surface
-    is in `passed_over` are not part of the split.
+    Empty row groups are left out. `schemas` has the Arrow schema of each file. With `chosen`, only
+    the rows of some surfaces are part of the split.
     """
 
     url: str
@@ -46,7 +46,7 @@ class Split:
     schemas: tuple[pa.Schema, ...] = field(repr=False)
     row_groups: tuple[RowGroup, ...] = field(repr=False)
     prefix: str = ""
-    passed_over: tuple[str, ...] = ()
+    chosen: "Surfaces | None" = None
 
     @cached_property
     def requests(self) -> int:
@@ -61,10 +61,10 @@ class Split:
         """The path of a file as a user would write it."""
         return self.prefix + self.files[file]
 
-    def without(self, surfaces: Sequence[str], of: str = "data.surfaces") -> "Split":
-        """The split without the rows of some surfaces; reads the column `surface` to count them.
+    def only(self, chosen: "Surfaces", of: str) -> "Split":
+        """The rows of some surfaces; reads their column to count them.
 
-        Raises `UserError` if no row `of` the others is left.
+        Raises `UserError` if there is no row `of` them.
         """
         kept = []
         for file, groups in groupby(self.row_groups, key=lambda group: group.file):
@@ -72,24 +72,37 @@ class Split:
                 readable(self.show(file)),
                 pq.ParquetFile(self.filesystem.open_input_file(self.files[file])) as parquet,
             ):
-                if "surface" not in parquet.schema_arrow.names:
+                if chosen.axis not in parquet.schema_arrow.names:
                     return self  # the schema's check says so
                 for group in groups:
-                    column = parquet.read_row_group(group.index, columns=["surface"])["surface"]
-                    share = pc.sum(pc.invert(is_passed_over(column, surfaces))).as_py()
+                    table = parquet.read_row_group(group.index, columns=[chosen.axis])
+                    share = pc.sum(chosen.rows(table[chosen.axis])).as_py()
                     if share:
                         candidates = round(group.candidates * share / group.requests)
                         kept.append(replace(group, requests=share, candidates=candidates))
         if not kept:
             raise UserError(f"{self.url}: no row of {of}; choose other surfaces")
-        return replace(self, row_groups=tuple(kept), passed_over=tuple(surfaces))
+        return replace(self, row_groups=tuple(kept), chosen=chosen)
 
 
-def is_passed_over(surface: pa.ChunkedArray, surfaces: Sequence[str]) -> pa.ChunkedArray:
-    """Which rows are of one of `surfaces`; null and unknown ones stay, to be reported."""
-    if pa.types.is_dictionary(surface.type):
-        surface = surface.cast(pa.string())
-    return pc.is_in(surface, value_set=pa.array(surfaces, surface.type))
+@dataclass(frozen=True)
+class Surfaces:
+    """Which rows of a table are wanted, by the surface in its column `axis`.
+
+    Those of `names` alone, or with `inverted` all but those. Null and unknown ones are then among
+    them, to be reported or to be scored as another surface.
+    """
+
+    axis: str
+    names: tuple[str, ...]
+    inverted: bool = False
+
+    def rows(self, surface: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The mask of the wanted rows of a column."""
+        if pa.types.is_dictionary(surface.type):
+            surface = surface.cast(pa.string())
+        among = pc.is_in(surface, value_set=pa.array(self.names, surface.type))
+        return pc.invert(among) if self.inverted else among
 
 
 def open_split(config: Config, split: str) -> Split:
@@ -99,8 +112,25 @@ def open_split(config: Config, split: str) -> Split:
     """
     root = config.data.root.rstrip("/") or "/"
     found = open_table(f"{root}/{getattr(config.data, split)}", f"data.{split}")
-    others = [name for name in config.surfaces if name not in config.active_surfaces]
-    return found.without(others) if others else found
+    return own_rows(config, found)
+
+
+def own_rows(config: Config, split: Split, unseen: bool = False) -> Split:
+    """The rows of a table that are of a configuration's active surfaces; those of the others that
+    it names are passed over. A surface that it does not know at all stays, to be reported.
+
+    In an export whose joint model had a fallback, rows of unknown surfaces are the fallback's with
+    `unseen`, and nobody's without. Raises `UserError` if no row is left.
+    """
+    data, own = config.data, tuple(config.active_surfaces)
+    others = (*(name for name in config.surfaces if name not in own), *data.elsewhere)
+    if data.elsewhere and data.fallback and not (unseen and data.fallback in own):
+        chosen = Surfaces(data.axis, own)
+    elif others:
+        chosen = Surfaces(data.axis, others, inverted=True)
+    else:
+        return split
+    return split.only(chosen, of=f"{data.axis} {', '.join(own)}")
 
 
 def open_table(url: str, key: str = "table") -> Split:

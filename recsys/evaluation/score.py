@@ -12,6 +12,7 @@ from torch import Tensor
 from recsys.config import Config
 from recsys.config.experiment import nearest
 from recsys.data.batch import Batch
+from recsys.data.faults import UnseenSurfaces
 from recsys.data.layout import Layout
 from recsys.data.reader import Reader
 from recsys.data.splits import Split, open_table
@@ -63,7 +64,12 @@ class Scorer:
 
     @torch.inference_mode()
     def scores(
-        self, split: str | Split, *, labels: bool, show: str | None = None
+        self,
+        split: str | Split,
+        *,
+        labels: bool,
+        show: str | None = None,
+        unseen: UnseenSurfaces | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches with their logits `[N, T]`, in the order of the files.
 
@@ -71,6 +77,8 @@ class Scorer:
             split: of the config, or a table.
             labels: whether labels are read.
             show: the label of a progress bar; None shows none.
+            unseen: counts the requests that are scored as those of `data.fallback`; None has no
+                such requests.
         """
         with (
             Reader(
@@ -81,6 +89,7 @@ class Scorer:
                 batch_candidates=self.config.evaluation.batch_candidates,
                 predictions=True,
                 labels=labels,
+                unseen=unseen,
             ) as reader,
             ProgressBar(show or "", reader.candidates, active=show is not None) as bar,
         ):
@@ -177,17 +186,18 @@ def _evaluation_columns(
 def predict(run: RunDirectory, table: str, out: Path, show: bool = True) -> dict[str, Any]:
     """Scores a request table without labels: one row a candidate, a column a task.
 
-    Returns `{"out", "rows"}`. Raises `UserError` for faults in the table, or if `out` exists.
+    Returns `{"out", "rows", "unseen": {"requests", "surfaces"}}`, unseen those that were scored as
+    `data.fallback`. Raises `UserError` for faults in the table, or if `out` exists.
     """
-    scorer = Scorer(run)
+    scorer, unseen = Scorer(run), UnseenSurfaces()
     group = scorer.config.evaluation.group
     with PredictionsWriter(out) as writer:
         for batch, logits in scorer.scores(
-            open_table(table), labels=False, show="predict" if show else None
+            open_table(table), labels=False, show="predict" if show else None, unseen=unseen
         ):
             assert batch.columns is not None
             rows = scorer.columns(batch, logits)
             rows["time"] = batch.columns.column("time")
             rows["group"] = batch.columns.column(group) if group else pa.nulls(batch.candidates)
             writer.append(rows)
-    return {"out": str(out), "rows": writer.rows}
+    return {"out": str(out), "rows": writer.rows, "unseen": unseen.document()}

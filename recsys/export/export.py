@@ -13,14 +13,13 @@ from pydantic import ValidationError
 from recsys.config import Config, load_config
 from recsys.config.experiment import nearest
 from recsys.config.export import Recipe
-from recsys.data.splits import Split, open_split, open_table
+from recsys.data.splits import Split, open_split, open_table, own_rows
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.evaluation.score import load_model
 from recsys.export.artefact import Artefact, is_artefact
 from recsys.export.manifest import sha256_of
 from recsys.export.package import Package, Packaged
-from recsys.export.rows import own_rows
 from recsys.export.show import summary
 from recsys.export.view import view_config, view_model, view_statistics
 from recsys.run_directory import RunDirectory
@@ -75,7 +74,7 @@ def export(
     statistics = Statistics.load(run.statistics)
     recipe = recipe or Recipe()
     wanted = view_config(config, surface, recipe, statistics)
-    rows = own_rows(wanted, open_table(table) if table else open_split(wanted, wanted.export.split))
+    rows = own_rows(wanted, open_table(table)) if table else open_split(wanted, wanted.export.split)
     view = view_model(load_model(run, config), wanted, surface)
     package = Package(
         view,

@@ -14,14 +14,14 @@ from recsys.data.fit import fit, fitted
 from recsys.data.layout import IdColumn, Layout
 from recsys.data.reader import Reader
 from recsys.data.schema import feature_key
-from recsys.data.splits import Split
+from recsys.data.splits import Split, open_split
 from recsys.data.statistics import Statistics
 from recsys.errors import RunError, UserError
 from recsys.export.artefact import CONFIG, Artefact, is_artefact
 from recsys.export.export import data_document
 from recsys.export.package import Package, Packaged
 from recsys.export.parity import Compared, score_of_view
-from recsys.export.rows import labelled_batches, own_split
+from recsys.export.rows import labelled_batches
 from recsys.model.lookup import PlainLookup
 from recsys.model.unified import UnifiedModel, build_model
 from recsys.training.loss import CellLoss
@@ -52,7 +52,7 @@ def finetune(
     if tuple(config.surfaces) != (parent.surface,):
         raise UserError(f"--set surfaces: an export of {parent.surface} keeps that one surface")
     names: set[str] = {"train", "valid", config.export.split}
-    splits = {name: own_split(config, name) for name in sorted(names)}
+    splits = {name: open_split(config, name) for name in sorted(names)}
     statistics = grown_statistics(config, parent.statistics, splits["train"])
     model = grown_model(config, parent, statistics)
     before = metrics_of(model, statistics, splits[config.export.split])

@@ -7,13 +7,12 @@ import pyarrow as pa
 import torch
 
 from recsys.data.batch import Batch
-from recsys.data.faults import UnknownIds
+from recsys.data.faults import UnknownIds, UnseenSurfaces
 from recsys.data.reader import Reader
-from recsys.data.splits import Split, open_table
+from recsys.data.splits import Split, open_table, own_rows
 from recsys.evaluation.predictions import PredictionsWriter
 from recsys.evaluation.score import predict as predict_with_run
 from recsys.export.artefact import Artefact, is_artefact
-from recsys.export.rows import own_rows
 from recsys.run_directory import RunDirectory
 from recsys.training.metrics_log import ProgressBar
 
@@ -28,16 +27,18 @@ def predict_with(path: Path, table: str, out: Path) -> dict[str, Any]:
 def predict(artefact: Artefact, table: str, out: Path, show: bool = True) -> dict[str, Any]:
     """Scores the artefact's surface in a request table without labels: one row a candidate.
 
-    Rows of the other surfaces that the joint model had are passed over. An id that no table knows
-    reads the reserved row and is counted. Returns `{"out", "rows", "surface", "version",
-    "unknown_ids": {column: {"unknown", "ids"}}}`. Raises `UserError` for faults in the table, or if
-    `out` exists.
+    Rows of the other surfaces that the joint model had are passed over; those of surfaces that it
+    did not have are scored by the export of `data.fallback`, where there is one. An id that no
+    table knows reads the reserved row and is counted. Returns `{"out", "rows", "surface",
+    "version", "unknown_ids": {column: {"unknown", "ids"}}, "unseen": {"requests", "surfaces"}}`.
+    Raises `UserError` for faults in the table, or if `out` exists.
     """
     unknown = UnknownIds()
-    split = own_rows(artefact.config, open_table(table))
+    unseen = UnseenSurfaces()
+    split = own_rows(artefact.config, open_table(table), unseen=True)
     with (
         PredictionsWriter(out) as writer,
-        _reader(artefact, split, unknown) as reader,
+        _reader(artefact, split, unknown, unseen) as reader,
         ProgressBar("predict", reader.candidates, active=show) as bar,
     ):
         for batch in reader:
@@ -53,10 +54,13 @@ def predict(artefact: Artefact, table: str, out: Path, show: bool = True) -> dic
             column: {"unknown": count, "ids": ids}
             for column, (count, ids) in unknown.counts.items()
         },
+        "unseen": unseen.document(),
     }
 
 
-def _reader(artefact: Artefact, split: Split, unknown: UnknownIds) -> Reader:
+def _reader(
+    artefact: Artefact, split: Split, unknown: UnknownIds, unseen: UnseenSurfaces
+) -> Reader:
     config = artefact.config
     return Reader(
         config,
@@ -67,6 +71,7 @@ def _reader(artefact: Artefact, split: Split, unknown: UnknownIds) -> Reader:
         predictions=True,
         labels=False,
         unknown=unknown,
+        unseen=unseen,
     )
 
 

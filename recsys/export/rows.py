@@ -1,4 +1,4 @@
-"""The rows of one surface in a request table of several."""
+"""Rows of an export's surface as batches."""
 
 from collections.abc import Iterator
 
@@ -6,23 +6,8 @@ from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.faults import UnknownIds
 from recsys.data.reader import Reader
-from recsys.data.splits import Split, open_split
+from recsys.data.splits import Split
 from recsys.data.statistics import Statistics
-
-
-def own_rows(config: Config, split: Split) -> Split:
-    """The rows of the one surface of a view's configuration; those of the surfaces that it was
-    trained with are passed over.
-
-    Raises `UserError` if no row is left.
-    """
-    others = [name for name in config.model.surfaces or () if name not in config.surfaces]
-    return split.without(others, of=f"surface {', '.join(config.surfaces)}") if others else split
-
-
-def own_split(config: Config, name: str) -> Split:
-    """`train`, `valid` or `test` of a view's configuration, its own rows."""
-    return own_rows(config, open_split(config, name))
 
 
 def labelled_batches(

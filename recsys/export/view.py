@@ -12,7 +12,7 @@ from recsys.config.export import Recipe
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.model.lookup import PlainLookup
-from recsys.model.unified import SHARED, SurfaceTower, UnifiedModel, build_model
+from recsys.model.unified import SurfaceTower, UnifiedModel, build_model
 
 GATE = ("tower.gate.linear.weight", "tower.gate.linear.bias")
 
@@ -21,8 +21,9 @@ def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statis
     """The configuration of `surface` alone: its tower, the features it reads, their tables.
 
     Its model is the joint model's view: `model.surfaces` keeps the surfaces that the trunk tells
-    apart. A table with a vocabulary has the rows of its ids and no more. Raises `UserError` for an
-    unknown surface, task or table.
+    apart, with this one in the place of that whose tower it shares, and `data.elsewhere` has those
+    whose rows are not its own. A table with a vocabulary has the rows of its ids and no more.
+    Raises `UserError` for an unknown surface, task or table.
     """
     if surface not in config.active_surfaces:
         raise UserError(
@@ -31,15 +32,18 @@ def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statis
             f"(surfaces: {', '.join(config.active_surfaces)})"
         )
     document = config.model_dump(mode="json", by_alias=True)
-    own = document["surfaces"][surface]
+    own, owner = document["surfaces"][surface], config.tower_name(surface)
     own["tasks"] = _chosen_tasks(own["tasks"], surface, recipe)
     if config.model.towers == "shared":
         own["tower"] = document["surfaces"][next(iter(config.active_surfaces))]["tower"]
         document["model"]["towers"] = "surface"
+    elif owner != surface:
+        own |= {"tower": document["surfaces"][owner]["tower"], "tower_of": None}
     tower = own["tower"]
     tower["branches"] = {t: w for t, w in tower["branches"].items() if t in own["tasks"]}
     document["surfaces"] = {surface: own}
-    document["model"]["surfaces"] = config.model.surfaces or list(config.active_surfaces)
+    known = config.model.surfaces or config.surfaces_with_towers
+    document["model"]["surfaces"] = [surface if name == owner else name for name in known]
     features = document["features"]
     for level in ("request", "candidate"):
         features[level] = _features_of(features[level], surface)
@@ -48,7 +52,8 @@ def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statis
     elif recipe.history_length is not None:
         _shorten_history(features["history"], recipe.history_length)
     _keep_tables(document, statistics)
-    document["data"] |= {"surfaces": None, "group": None}
+    others = [name for name in (*config.surfaces, *config.data.elsewhere) if name != surface]
+    document["data"] |= {"surfaces": None, "group": None, "elsewhere": others}
     document["evaluation"]["keep"] = []
     return parse_config(document, f"the view of surface {surface}")
 
@@ -129,7 +134,7 @@ def view_model(source: UnifiedModel, config: Config, surface: str) -> UnifiedMod
 @torch.no_grad()
 def copy_tower(source: UnifiedModel, target: UnifiedModel, surface: str) -> None:
     """Copies the tower of a surface; of its heads those that the target has."""
-    there = source.towers[SHARED if SHARED in source.towers else surface]
+    there = source.towers[source.tower_name(surface)]
     here = target.towers[surface]
     assert isinstance(there, SurfaceTower) and isinstance(here, SurfaceTower)
     state = there.state_dict()

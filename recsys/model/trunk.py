@@ -40,7 +40,8 @@ class Trunk(nn.Module):
         candidate ─► attention (N) ─┘
 
     The sequence outputs are projected to a small width before the crossing. The surface is a
-    request feature: its embedding is part of x_r.
+    request feature: its embedding is part of x_r. A surface that shares another's tower is to the
+    trunk that other one.
     """
 
     surface_rows: Tensor  # [S], the row of `surface` of each surface of the layout
@@ -62,11 +63,12 @@ class Trunk(nn.Module):
         candidate_features = width(self.candidate_ids, self.candidate_numbers)
         small = config.projection.sequence
         # As many numbers as it takes to tell the surfaces apart comfortably.
-        known = config.surfaces or layout.surfaces
-        self.surface = nn.Embedding(len(known), min(16, 4 * len(known)))
+        names = [layout.config.tower_name(name) for name in layout.surfaces]
+        self.surfaces = config.surfaces or layout.config.surfaces_with_towers
+        self.surface = nn.Embedding(len(self.surfaces), min(16, 4 * len(self.surfaces)))
         self.register_buffer(
             "surface_rows",
-            torch.tensor([known.index(name) for name in layout.surfaces]),
+            torch.tensor([self.surfaces.index(name) for name in names]),
             persistent=False,
         )
         request_features += self.surface.embedding_dim

@@ -183,9 +183,13 @@ class UnifiedModel(nn.Module):
         return self._touch(torch.cat(parts), trunk, rows)
 
     def _tower(self, surface: str) -> SurfaceTower:
-        tower = self.towers[SHARED if SHARED in self.towers else surface]
+        tower = self.towers[self.tower_name(surface)]
         assert isinstance(tower, SurfaceTower)
         return tower
+
+    def tower_name(self, surface: str) -> str:
+        """The name in `towers` of what the rows of a surface go through."""
+        return SHARED if SHARED in self.towers else self.layout.config.tower_name(surface)
 
     def _all_tasks(self, logits: Tensor, tasks: Sequence[str]) -> Tensor:
         """Columns of some tasks `[n, len(tasks)]` → columns of all tasks `[n, T]`."""
@@ -222,8 +226,7 @@ class UnifiedModel(nn.Module):
         A view: it shares the weights, and its forward is this class's. Give it batches of that
         surface alone (`Batch.of_surface`). Needs a `PlainLookup`.
         """
-        tower = self._tower(surface)
-        name = SHARED if SHARED in self.towers else surface
+        name, tower = self.tower_name(surface), self._tower(surface)
         keys = {*self.trunk.keys, *(column.key for column in tower.ids.values())}
         return UnifiedModel(self.layout, self.lookup.only(keys), self.trunk, {name: tower})
 
@@ -238,7 +241,7 @@ def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
     """The whole model of a configuration; in one process on ordinary tensors unless told."""
     layout = lookup.layout if lookup is not None else Layout(config)
     trunk = Trunk(layout, config.model)
-    surfaces = dict(config.active_surfaces)
+    surfaces = {n: each for n, each in config.active_surfaces.items() if each.tower_of is None}
     if config.model.towers == "shared":
         first = next(iter(surfaces.values()))
         tasks = dict.fromkeys(config.tasks, 1.0)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from recsys.config import Config
 from recsys.config.export import DriftConfig
-from recsys.data.splits import Split, open_table
+from recsys.data.splits import Split, open_table, own_rows
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.evaluation.score import load_model
 from recsys.export.artefact import Artefact, is_artefact
 from recsys.export.parity import Compared, score_of_view
-from recsys.export.rows import labelled_batches, own_rows
+from recsys.export.rows import labelled_batches
 from recsys.export.view import view_config, view_model, view_statistics
 from recsys.model.lookup import PlainLookup
 from recsys.model.unified import UnifiedModel

@@ -12,6 +12,51 @@ MODULE = "surfaces.search.tower.modules.0.inputs"
 INPUTS = ["query", "match", "video_id"]
 
 FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
+    ([("data.axis", "time")], "data.axis: time is a column of its own; name another"),
+    (
+        [("data.axis", "tenant"), ("features.request.tenant", {"number": "none"})],
+        "features.request.tenant: tenant is a reserved name; rename the column",
+    ),
+    (
+        [("data.axis", "tenant"), ("evaluation.keep", ["surface"])],
+        "evaluation.keep: surface is the predictions table's column of the axis, tenant; "
+        "copy the column under another name",
+    ),
+    (
+        [("data.fallback", "mian")],
+        "data.fallback: no surface mian; did you mean main?",
+    ),
+    (
+        [("surfaces.small", {"tasks": ["click"], "tower_of": "mian"})],
+        "surfaces.small.tower_of: mian is no surface with a tower; did you mean main?",
+    ),
+    (
+        [
+            ("surfaces.small", {"tasks": ["click"], "tower_of": "main"}),
+            ("surfaces.tiny", {"tasks": ["click"], "tower_of": "small"}),
+        ],
+        "surfaces.tiny.tower_of: small is no surface with a tower; known: main, search",
+    ),
+    (
+        [("surfaces.small", {"tasks": ["buy"], "tower_of": "main"})],
+        "surfaces.small.tasks: buy is no task of main, whose tower it shares; "
+        "its tasks: click, like",
+    ),
+    (
+        [("surfaces.small", {"tasks": ["click"], "tower_of": "main", "tower": {"stem": [4]}})],
+        "surfaces.small: has both tower and tower_of; remove one of them",
+    ),
+    (
+        [("surfaces.small", {"tasks": ["click"], "tower_of": "search"})],
+        "surfaces.search.tower.modules[0].inputs: query exists on search only, not on small",
+    ),
+    (
+        [
+            ("surfaces.small", {"tasks": ["click"], "tower_of": "main"}),
+            ("data.surfaces", ["small", "search"]),
+        ],
+        "data.surfaces: small shares the tower of main; add main",
+    ),
     (
         [("features.candidate.video_id", {"id": "vidoe"})],
         "features.candidate.video_id: no table vidoe; did you mean video?",

@@ -8,11 +8,11 @@ import torch
 
 from recsys.config import load_config
 from recsys.data.recipes.simulate import SimulateOptions, simulate
+from recsys.data.splits import open_split
 from recsys.errors import RunError, UserError
 from recsys.export.artefact import CONFIG, Artefact
 from recsys.export.export import export
 from recsys.export.finetune import find_artefact, finetune, grown_model, grown_statistics, mean_ne
-from recsys.export.rows import own_split
 from recsys.run_directory import RunDirectory
 from tests.export.test_export import tree
 
@@ -117,7 +117,7 @@ def test_a_module_and_a_feature_of_its_own(
     data = with_mood(fresh, tmp_path / "log")
     parent, grown = exports["home"], [TABLE, FEATURE, MODULE]
     config = load_config(parent.path / CONFIG, [f"data.root={data}", *grown])
-    statistics = grown_statistics(config, parent.statistics, own_split(config, "train"))
+    statistics = grown_statistics(config, parent.statistics, open_split(config, "train"))
     assert statistics.vocabularies["mood"].ids.to_pylist() == ["good", "bad"]
     assert statistics.vocabularies["country"] is parent.statistics.vocabularies["country"]
     # Nothing is predicted otherwise before it is trained.

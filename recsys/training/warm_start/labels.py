@@ -26,7 +26,7 @@ def axes(model: UnifiedModel) -> dict[str, tuple[Axis, Axis]]:
     request = _columns(config, trunk.request_ids, trunk.request_numbers) + surface
     candidate = _columns(config, trunk.candidate_ids, trunk.candidate_numbers)
     found: dict[str, tuple[Axis, Axis]] = {
-        "trunk.surface.weight": (list(model.layout.surfaces), surface),
+        "trunk.surface.weight": (list(trunk.surfaces), surface),
     }
     if trunk.history_encoder is not None:
         event = _columns(config, trunk.history_ids, trunk.history_numbers)

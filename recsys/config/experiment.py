@@ -75,11 +75,6 @@ class Config(Section):
     def _axis(self) -> "Config":
         if self.data.axis in RESERVED_COLUMNS:
             raise ValueError(f"data.axis: {self.data.axis} is a column of its own; name another")
-        if self.data.axis != "surface" and "surface" in self.evaluation.keep:
-            raise ValueError(
-                "evaluation.keep: surface is the predictions table's column of the axis, "
-                f"{self.data.axis}; copy the column under another name"
-            )
         known = (*self.surfaces, *self.data.elsewhere)
         if self.data.fallback is not None and self.data.fallback not in known:
             raise ValueError(
@@ -240,8 +235,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _kept_columns(self) -> "Config":
+        segment = () if self.data.axis == "surface" else ("surface",)
         for name in self.evaluation.keep:
-            if name in ("candidate", "group", *self.tasks):
+            if name in ("candidate", "group", *segment, *self.tasks):
                 raise ValueError(
                     f"evaluation.keep: {name}: the predictions table has a column of that name, "
                     "with other contents; rename yours"

@@ -14,14 +14,13 @@ from recsys.config import Config, load_config
 from recsys.config.experiment import nearest
 from recsys.config.export import Recipe
 from recsys.data.splits import Split, open_split, open_table, own_rows
-from recsys.data.statistics import Statistics
 from recsys.errors import UserError
-from recsys.evaluation.score import load_model
 from recsys.export.artefact import Artefact, is_artefact
 from recsys.export.manifest import sha256_of
 from recsys.export.package import Package, Packaged
 from recsys.export.show import summary
-from recsys.export.view import view_config, view_model, view_statistics
+from recsys.export.tower import find_tower, recorded_name
+from recsys.export.view import view_of_run
 from recsys.run_directory import RunDirectory
 from recsys.training import checkpoint
 
@@ -71,19 +70,17 @@ def export(
     Raises `UserError` for wrong input, and if parity is past a limit; then nothing is written.
     """
     config = _run_config(run, overrides or [])
-    statistics = Statistics.load(run.statistics)
-    recipe = recipe or Recipe()
-    wanted = view_config(config, surface, recipe, statistics)
-    rows = own_rows(wanted, open_table(table)) if table else open_split(wanted, wanted.export.split)
-    view = view_model(load_model(run, config), wanted, surface)
-    package = Package(
-        view,
-        recipe,
-        view_statistics(wanted, statistics),
-        rows,
-        {"source": source_document(run, config), "parent": None},
-    )
-    return package.write(out or run.path / "exports")
+    exports, recipe = out or run.path / "exports", recipe or Recipe()
+    origin: dict[str, Any] = {"parent": None}
+    tower = find_tower(recipe.tower, surface, exports)
+    if tower is not None:
+        recipe = recipe.model_copy(update={"tower": recorded_name(tower)})
+        origin["tower"] = {"version": tower.version, "sha256": tower.manifest["sha256"]}
+    view = view_of_run(run, config, surface, recipe, tower)
+    split = view.config.export.split
+    rows = own_rows(view.config, open_table(table)) if table else open_split(view.config, split)
+    origin["source"] = source_document(run, config)
+    return Package(view.model, recipe, view.statistics, rows, origin).write(exports)
 
 
 def _run_config(run: RunDirectory, overrides: list[str]) -> Config:
@@ -106,6 +103,9 @@ def load_recipe(
     document: Any = {}
     if path is not None and is_artefact(path):
         document = Artefact(path).recipe.model_dump(mode="json")
+        beside = path.parents[1] / str(document["tower"])
+        if is_artefact(beside):
+            document["tower"] = str(beside)
     elif path is not None:
         try:
             document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)

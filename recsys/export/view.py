@@ -1,6 +1,7 @@
 """One surface's own configuration and model, cut out of the joint ones."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,14 +12,57 @@ from recsys.config.experiment import nearest
 from recsys.config.export import Recipe
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
+from recsys.evaluation.score import load_model
+from recsys.export.artefact import Artefact
+from recsys.export.tower import own_tables, with_its_statistics, with_tower
 from recsys.model.lookup import PlainLookup
 from recsys.model.unified import SurfaceTower, UnifiedModel, build_model
+from recsys.run_directory import RunDirectory
 
 GATE = ("tower.gate.linear.weight", "tower.gate.linear.bias")
 
 
-def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statistics) -> Config:
+@dataclass(frozen=True)
+class View:
+    """One surface's configuration, model (fp32, on ordinary tensors) and statistics."""
+
+    config: Config
+    model: UnifiedModel
+    statistics: Statistics
+
+
+def view_of_run(
+    run: RunDirectory, config: Config, surface: str, recipe: Recipe, tower: Artefact | None
+) -> View:
+    """The view of a run's best checkpoint that a recipe describes.
+
+    `config` is the run's, with what may be changed in it; `tower` is the export that the recipe
+    names. Raises `UserError` for what the run does not have, and for a tower that does not fit its
+    trunk.
+    """
+    statistics = Statistics.load(run.statistics)
+    if tower is not None:
+        statistics = with_its_statistics(statistics, tower)
+    wanted = view_config(config, surface, recipe, statistics, tower.config if tower else None)
+    statistics = view_statistics(wanted, statistics)
+    joint = load_model(run, config)
+    if tower is None:
+        return View(wanted, view_model(joint, wanted, surface), statistics)
+    model = view_model(joint, wanted, surface, tower.model())
+    model.fit_numbers(statistics.numbers)
+    return View(wanted, model, statistics)
+
+
+def view_config(
+    config: Config,
+    surface: str,
+    recipe: Recipe,
+    statistics: Statistics,
+    tower: Config | None = None,
+) -> Config:
     """The configuration of `surface` alone: its tower, the features it reads, their tables.
+
+    With `tower`, the configuration of another view of this surface, the surface is as it is there.
 
     Its model is the joint model's view: `model.surfaces` keeps the surfaces that the trunk tells
     apart, with this one in the place of that whose tower it shares, and `data.elsewhere` has those
@@ -33,14 +77,17 @@ def view_config(config: Config, surface: str, recipe: Recipe, statistics: Statis
         )
     document = config.model_dump(mode="json", by_alias=True)
     own, owner = document["surfaces"][surface], config.tower_name(surface)
-    own["tasks"] = _chosen_tasks(own["tasks"], surface, recipe)
     if config.model.towers == "shared":
         own["tower"] = document["surfaces"][next(iter(config.active_surfaces))]["tower"]
         document["model"]["towers"] = "surface"
     elif owner != surface:
         own |= {"tower": document["surfaces"][owner]["tower"], "tower_of": None}
-    tower = own["tower"]
-    tower["branches"] = {t: w for t, w in tower["branches"].items() if t in own["tasks"]}
+    if tower is not None:
+        with_tower(document, surface, tower)
+        own = document["surfaces"][surface]
+    own["tasks"] = _chosen_tasks(own["tasks"], surface, recipe)
+    branches = own["tower"]["branches"]
+    own["tower"]["branches"] = {t: w for t, w in branches.items() if t in own["tasks"]}
     document["surfaces"] = {surface: own}
     known = config.model.surfaces or config.surfaces_with_towers
     document["model"]["surfaces"] = [surface if name == owner else name for name in known]
@@ -111,23 +158,34 @@ def view_statistics(config: Config, statistics: Statistics) -> Statistics:
 
 
 @torch.no_grad()
-def view_model(source: UnifiedModel, config: Config, surface: str) -> UnifiedModel:
+def view_model(
+    source: UnifiedModel, config: Config, surface: str, tower: UnifiedModel | None = None
+) -> UnifiedModel:
     """A model of a view's configuration with the weights of `source`, copied.
 
-    `source` is the joint model on ordinary tensors, or another view of the same surface.
+    `source` is the joint model on ordinary tensors, or another view of the same surface. With
+    `tower`, another view, the tower is that one's, and so are the tables that it alone reads.
+    Raises `UserError` if that tower does not fit.
     """
     seen = source.for_surface(surface)
     model = build_model(config)
     assert isinstance(seen.lookup, PlainLookup) and isinstance(model.lookup, PlainLookup)
+    own = own_tables(config) if tower is not None else set()
     for name, table in model.lookup.tables.items():
-        weight = seen.lookup.tables[name].weight
+        found = tower.lookup if tower is not None and name in own else seen.lookup
+        assert isinstance(found, PlainLookup)
+        weight = found.tables[name].weight
         table.weight.copy_(weight[: table.weight.shape[0]])
     trunk = seen.trunk.state_dict()
     position = "history_encoder.position"
     if position in trunk:  # counted from the newest event
         trunk[position] = trunk[position][: config.features.history.length]  # type: ignore[union-attr]
     model.trunk.load_state_dict(trunk)
-    copy_tower(seen, model, surface)
+    try:
+        copy_tower(tower or seen, model, surface)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"recipe: tower: does not fit the run's trunk: {reason}") from None
     return model.eval()
 
 

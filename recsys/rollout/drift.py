@@ -14,11 +14,11 @@ from recsys.config.export import DriftConfig
 from recsys.data.splits import Split, open_table, own_rows
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
-from recsys.evaluation.score import load_model
 from recsys.export.artefact import Artefact, is_artefact
 from recsys.export.parity import Compared, score_of_view
 from recsys.export.rows import labelled_batches
-from recsys.export.view import view_config, view_model, view_statistics
+from recsys.export.tower import find_tower
+from recsys.export.view import view_of_run
 from recsys.model.lookup import PlainLookup
 from recsys.model.unified import UnifiedModel
 from recsys.run_directory import RunDirectory
@@ -93,10 +93,9 @@ class Side:
     def of_run(cls, path: Path, like: Artefact) -> "Side":
         """The view of a run that an export with the recipe of `like` would have."""
         run = RunDirectory.open(path)
-        joint, statistics = run.config, Statistics.load(run.statistics)
-        config = view_config(joint, like.surface, like.recipe, statistics)
-        model = view_model(load_model(run, joint), config, like.surface)
-        return cls(run.path.name, config, model, view_statistics(config, statistics))
+        tower = find_tower(like.recipe.tower, like.surface, like.path.parents[1])
+        view = view_of_run(run, run.config, like.surface, like.recipe, tower)
+        return cls(run.path.name, view.config, view.model, view.statistics)
 
     def scores(self, rows: Split, candidates: int) -> Compared:
         """Of the first rows, in their order."""

@@ -18,11 +18,6 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "features.request.tenant: tenant is a reserved name; rename the column",
     ),
     (
-        [("data.axis", "tenant"), ("evaluation.keep", ["surface"])],
-        "evaluation.keep: surface is the predictions table's column of the axis, tenant; "
-        "copy the column under another name",
-    ),
-    (
         [("data.fallback", "mian")],
         "data.fallback: no surface mian; did you mean main?",
     ),

@@ -172,7 +172,11 @@ def test_a_table_without_labels_is_predicted(
     source = tmp_path / "unlabelled.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema), source)
     out = tmp_path / "out"
-    assert predict(run, str(source), out, show=False) == {"out": str(out), "rows": len(predictions)}
+    assert predict(run, str(source), out, show=False) == {
+        "out": str(out),
+        "rows": len(predictions),
+        "unseen": {"requests": 0, "surfaces": 0},
+    }
     found = pq.read_table(out)
     assert set(found.column_names) == {
         "request_id", "candidate", "surface", "time", "group", *config.tasks

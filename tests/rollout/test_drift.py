@@ -10,7 +10,6 @@ from recsys.errors import UserError
 from recsys.export.artefact import Artefact
 from recsys.rollout.drift import EXIT_CODE, drift, kl, psi, reasons
 from recsys.run_directory import RunDirectory
-from tests.export.conftest import exports, run  # noqa: F401
 
 
 def test_psi_and_kl_by_hand():
@@ -58,7 +57,7 @@ def test_a_metric_without_a_value_is_no_reason():
 
 
 def test_a_version_has_not_drifted_from_itself(
-    exports: dict[str, Artefact],  # noqa: F811
+    exports: dict[str, Artefact],
     simulated_log: Path,
 ):
     found = drift(exports["home"], str(simulated_log / "test"))
@@ -69,16 +68,16 @@ def test_a_version_has_not_drifted_from_itself(
 
 
 def test_an_export_has_not_drifted_from_its_run(
-    run: RunDirectory,  # noqa: F811
-    exports: dict[str, Artefact],  # noqa: F811
+    exported_run: RunDirectory,
+    exports: dict[str, Artefact],
     simulated_log: Path,
 ):
-    found = drift(exports["search"], str(simulated_log / "test"), run.path)
+    found = drift(exports["search"], str(simulated_log / "test"), exported_run.path)
     assert found["trunk"] == 0 and found["verdict"] == "keep"
 
 
 def test_another_surface_is_no_baseline(
-    exports: dict[str, Artefact],  # noqa: F811
+    exports: dict[str, Artefact],
     simulated_log: Path,
 ):
     table = str(simulated_log / "test")

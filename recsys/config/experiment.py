@@ -224,7 +224,9 @@ class Config(Section):
         if self.model.towers == "star":
             if self.model.gates.ppnet:
                 raise ValueError("model.gates.ppnet: impossible with model.towers: star")
-            (first, stem), *others = [(n, s.tower.stem) for n, s in self.active_surfaces.items()]
+            (first, stem), *others = [
+                (name, self.surfaces[name].tower.stem) for name in self.surfaces_with_towers
+            ]
             for name, other in others:
                 if other != stem:
                     raise ValueError(

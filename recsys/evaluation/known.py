@@ -12,7 +12,7 @@ from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.hashing import splitmix64, xxh64
 from recsys.data.layout import Layout
-from recsys.data.splits import is_passed_over, open_split, readable
+from recsys.data.splits import open_split, readable
 from recsys.errors import UserError
 from recsys.evaluation.slices import HISTORY_LENGTH, KNOWN_GROUP
 
@@ -43,10 +43,10 @@ def known_groups(config: Config) -> NDArray[np.uint64] | None:
             for group in split.row_groups:
                 if group.file != file:
                     continue
-                table = parquet.read_row_group(group.index, columns=[column, "surface"])
-                if split.passed_over:
-                    passed = is_passed_over(table["surface"], split.passed_over)
-                    table = table.filter(pc.invert(passed))
+                axis = config.data.axis
+                table = parquet.read_row_group(group.index, columns=[column, axis])
+                if split.chosen is not None:
+                    table = table.filter(split.chosen.rows(table[axis]))
                 values = table[name] if own else _of_candidates(table["candidates"], name)
                 found = np.union1d(found, hashes(pc.unique(values).drop_null()))
     return found

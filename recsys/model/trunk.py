@@ -106,7 +106,8 @@ class Trunk(nn.Module):
         )
         self.stem: nn.ModuleList | None = None
         if config.towers == "star":
-            widths = next(iter(layout.config.active_surfaces.values())).tower.stem
+            first = layout.config.surfaces_with_towers[0]
+            widths = layout.config.surfaces[first].tower.stem
             self.stem = linears(self.experts.out_features, widths)
 
     @property

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 
 from recsys.errors import RankError, RunError, UserError
 from recsys.logs import set_up_logging
@@ -325,6 +326,38 @@ def finetune(
     found = finetune_export(find_artefact(export, surface), data, out, changes)
     result = {**summary(found), "finetune": found.manifest["finetune"]}
     _report(result, as_json, lambda console: print_finetuned(result, console))
+
+
+@app.command()
+def ablate(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of the tables.")],
+    study: Annotated[
+        Path | None, typer.Option(help="YAML of variants. Default: the standard ones.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma between. Default: 1,2,3.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A variant; several.")] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """What the parts of a model are worth: variants over seeds, and their paired differences."""
+    from recsys.ablation.ablate import ablate as ablate_config
+    from recsys.ablation.ablate import parse_seeds
+    from recsys.ablation.show import markdown
+
+    found = ablate_config(
+        config,
+        out,
+        study=study,
+        overrides=overrides or (),
+        seeds=parse_seeds(seeds),
+        only=only or (),
+        split=split,
+        workers=workers,
+    )
+    _report(found, as_json, lambda console: console.print(Markdown(markdown(found))))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from recsys.config.experiment import Config, nearest
+from recsys.config.section import Section
 from recsys.errors import UserError
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -52,15 +55,23 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(document: Any, source: str) -> Config:
     """A checked `Config` from plain dicts and lists; `source` is named in errors."""
+    return parse_section(document, source, Config)
+
+
+def parse_section(document: Any, source: str, kind: type[Kind]) -> Kind:
+    """A checked section from plain dicts and lists.
+
+    Raises `UserError` that names the source, the key, the value and the fix.
+    """
     if not isinstance(document, dict):
         raise UserError(f"{source}: is not a mapping of keys; see docs/configuration.md")
     try:
-        return Config.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         # Unknown keys first: a misspelt key is missing too, under its right name.
         errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise UserError(f"{source}: {_explain(errors[0])}{more}") from None
+        raise UserError(f"{source}: {_explain(errors[0], kind)}{more}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -73,9 +84,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, section: type[Section]) -> str:
     """One pydantic error as `key.path: value: what is wrong`."""
-    key, siblings = _walk(error["loc"])
+    key, siblings = _walk(error["loc"], section)
     kind = error["type"]
     message = error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
@@ -95,14 +106,14 @@ def _shortened(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _walk(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """Follows a pydantic location down from `Config`.
+def _walk(location: tuple[int | str, ...], kind: type[Section]) -> tuple[str, list[str]]:
+    """Follows a pydantic location down from a section.
 
     Returns the path as a user writes it, `surfaces.search.tower.modules[0].inputs`, and the keys
     that are known where its last part stands.
     """
     path = ""
-    here: Any = Config
+    here: Any = kind
     siblings: list[str] = []
     for part in location:
         if part == "[key]":  # the key itself is wrong, for example a number

@@ -1,0 +1,141 @@
+"""The runs of a study: processes of `recsys train` and `recsys evaluate`, each done once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from recsys.ablation.study import Study
+from recsys.config import load_config
+from recsys.errors import RunError
+from recsys.files import write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study.
+
+    Attributes:
+        config: the experiment's YAML file.
+        overrides: of this run.
+        folder: its run directory.
+        ranks: how many train it.
+        split: which is judged.
+    """
+
+    config: Path
+    overrides: tuple[str, ...]
+    folder: Path
+    ranks: int
+    split: str
+
+    @property
+    def result(self) -> Path:
+        """Metrics as `recsys evaluate --json` printed them; there when the run is done."""
+        return self.folder / f"{self.split}.json"
+
+    @property
+    def predictions(self) -> Path:
+        """The predictions table of the split."""
+        return self.folder / "predictions" / self.split
+
+    def metrics(self) -> dict[str, Any]:
+        """What `result` says."""
+        found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return found
+
+    def finish(self) -> None:
+        """Trains and evaluates what is not done; one that was interrupted goes on."""
+        if self.result.is_file():
+            return
+        flags = [flag for each in self.overrides for flag in ("--set", each)]
+        arguments = ["train", str(self.config), "--run", str(self.folder), "--resume", *flags]
+        recsys([*arguments, "--json"], self.ranks)
+        printed = recsys(["evaluate", str(self.folder), "--split", self.split, "--json"])
+        write_text(self.result, printed)
+
+
+def recsys(arguments: list[str], ranks: int = 1) -> str:
+    """Runs `recsys …`, one thread a rank, and returns its stdout.
+
+    Raises `RunError` with the last lines that it wrote.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    # `--`: torchrun would take --run for an abbreviation of an option of its own.
+    module = [*launcher, "-m", "--", "recsys.cli"] if ranks > 1 else ["-m", "recsys.cli"]
+    done = subprocess.run(
+        [sys.executable, *module, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        own = [line for line in lines if line.startswith("recsys:")]
+        raise RunError(f"recsys {' '.join(arguments)}: {' '.join((own or lines)[-3:])}")
+    return done.stdout
+
+
+def runs_of(study: Study, config: Path, out: Path, split: str) -> dict[str, list[list[Run]]]:
+    """Variant → for each seed, the runs that are judged together.
+
+    Raises `UserError` for a variant that is no configuration, before anything is trained.
+    """
+    found: dict[str, list[list[Run]]] = {}
+    for name, variant in study.variants.items():
+        found[name] = []
+        for seed in study.seeds:
+            common = (*study.overrides, *variant.overrides, f"training.seed={seed}")
+            surfaces = load_config(config, common).active_surfaces
+            parts = {"": common}
+            if variant.each_surface:
+                parts = {f"{s}-": (*common, f"data.surfaces=[{s}]") for s in surfaces}
+            runs = []
+            for part, overrides in parts.items():
+                load_config(config, overrides)
+                folder = out / slug(name) / f"{part}seed{seed}"
+                runs.append(Run(config, overrides, folder, variant.ranks, split))
+            found[name].append(runs)
+    return found
+
+
+def finish_all(runs: Iterable[Run], workers: int) -> None:
+    """Finishes runs, `workers` at a time; one that fails does not stop the others.
+
+    Raises `RunError` at the end with what failed.
+    """
+    every = list(runs)
+    failed: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        task = bar.add_task("runs", total=len(every))
+        jobs = {pool.submit(run.finish): run for run in every}
+        for job in as_completed(jobs):
+            try:
+                job.result()
+            except RunError as error:
+                failed.append(f"{jobs[job].folder}: {error}")
+            bar.advance(task)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(every)} runs failed; the others are kept, and the same command "
+            f"goes on: {failed[0]}"
+        )
+
+
+def slug(name: str) -> str:
+    """A variant's name as a folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

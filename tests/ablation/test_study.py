@@ -1,0 +1,102 @@
+"""Studies: the committed ones, the standard one, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from recsys.ablation.ablate import ablate
+from recsys.ablation.runs import runs_of
+from recsys.ablation.study import Study, personal_features, read_study, standard_study
+from recsys.config import Config, load_config
+from recsys.errors import UserError
+from tests.model.requests import random_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = {"two_ranks": "simulated"}
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+
+
+def config_of(study: Path) -> Path:
+    return ROOT / "configs" / f"{CONFIGS.get(study.stem, study.stem)}.yaml"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_variant_of_a_committed_study_is_a_configuration(path: Path) -> None:
+    study = read_study(path)
+    runs = runs_of(study, config_of(path), Path("out"), "test")
+    assert list(runs) == list(study.variants)
+    for name, seeds in runs.items():
+        assert len(seeds) == len(study.seeds)
+        surfaces = load_config(config_of(path)).surfaces
+        assert len(seeds[0]) == (len(surfaces) if study.variants[name].each_surface else 1)
+
+
+@pytest.mark.parametrize("name", ["kuairand", "simulated"])
+def test_the_standard_study_of_the_shipped_configurations(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    study = standard_study(load_config(path))
+    runs = runs_of(study, path, Path("out"), "test")
+    folders = [run.folder for each in runs.values() for seed in each for run in seed]
+    assert len(set(folders)) == len(folders)
+    for part in ("shared bottom", "MMoE", "history", "MMoE + history"):
+        assert not study.variants[part].each_surface
+        assert study.variants[f"a model a surface: {part}"].each_surface
+    assert {"PLE", "EPNet", "PPNet", "towers off"} <= set(study.variants)
+
+
+def test_the_standard_study_of_a_configuration_with_everything(tmp_path: Path) -> None:
+    """Modules over the history, surface-only features: variants without them stay whole."""
+    from recsys.config import dump_config
+
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(random_config(0)))
+    config = load_config(path)
+    runs = runs_of(standard_study(config), path, tmp_path, "test")
+
+    def of(name: str) -> Config:
+        return load_config(path, runs[name][0][0].overrides)
+
+    bottom, shared = of("shared bottom"), of("towers off")
+    assert bottom.model.sequence is None
+    assert bottom.model.experts.count == 1
+    reads = [m.inputs for m in bottom.surfaces["search"].tower.modules]
+    assert len(reads) == 2
+    assert shared.model.towers == "shared"
+    assert shared.features.request["query"].surfaces is None
+    assert of("PLE").model.experts.own == 1
+    assert of("PPNet").model.gates.ppnet == tuple(personal_features(config)) == ("item",)
+    assert "STAR" not in runs  # its stems differ
+
+
+BAD = [
+    ("variants: [", "no YAML"),
+    ("- joint", "is not a mapping of keys"),
+    ("variants: {}", "variants: is empty; give at least one"),
+    ("varants: {joint: {}}", "unknown key varants; did you mean variants?"),
+    ("variants: {joint: {st: []}}", "unknown key variants.joint.st; did you mean set?"),
+    ("variants: {joint: {ranks: 0}}", "variants.joint.ranks: 0: "),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_bad_study(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_study(path)
+    assert "study.yaml" in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_nothing_is_trained_if_a_variant_is_no_configuration(tmp_path: Path) -> None:
+    study = Study.model_validate({"variants": {"a": {}, "b": {"set": ["model.expert.count=1"]}}})
+    with pytest.raises(UserError, match=r"unknown key model\.expert"):
+        runs_of(study, ROOT / "configs" / "simulated.yaml", tmp_path, "test")
+
+
+def test_unknown_split_and_variant(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "simulated.yaml"
+    with pytest.raises(UserError, match="--split dev: is train, valid or test"):
+        ablate(config, tmp_path, split="dev")
+    with pytest.raises(UserError, match=r"--only PEL: no such variant; did you mean PLE\?"):
+        ablate(config, tmp_path, only=["PEL"])

@@ -16,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recsys.ablation.study import Study
 from recsys.config import load_config
-from recsys.errors import RunError
+from recsys.errors import RunError, UserError
 from recsys.files import write_text
+from recsys.run_directory import RunDirectory
+from recsys.training.start import check_same
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class Run:
     def predictions(self) -> Path:
         """The predictions table of the split."""
         return self.folder / "predictions" / self.split
+
+    def check_unchanged(self) -> None:
+        """Raises `UserError` if the folder holds a run of another configuration."""
+        run = RunDirectory(self.folder)
+        if not run.config_file.is_file():
+            return
+        before, now = run.config, load_config(self.config, self.overrides)
+        try:
+            check_same(before, now, run.config_file)
+            if before.training.epochs != now.training.epochs and self.result.is_file():
+                raise UserError(
+                    f"training.epochs: is {now.training.epochs} here but "
+                    f"{before.training.epochs} in {run.config_file}"
+                )
+        except UserError as error:
+            difference = str(error).split(";", 1)[0]
+            raise UserError(f"{difference}; give another --out, or remove that run") from None
 
     def metrics(self) -> dict[str, Any]:
         """What `result` says."""
@@ -89,7 +108,8 @@ def recsys(arguments: list[str], ranks: int = 1) -> str:
 def runs_of(study: Study, config: Path, out: Path, split: str) -> dict[str, list[list[Run]]]:
     """Variant → for each seed, the runs that are judged together.
 
-    Raises `UserError` for a variant that is no configuration, before anything is trained.
+    Raises `UserError` for a variant that is no configuration, or whose folder holds a run of
+    another one, before anything is trained.
     """
     found: dict[str, list[list[Run]]] = {}
     for name, variant in study.variants.items():
@@ -102,9 +122,10 @@ def runs_of(study: Study, config: Path, out: Path, split: str) -> dict[str, list
                 parts = {f"{s}-": (*common, f"data.surfaces=[{s}]") for s in surfaces}
             runs = []
             for part, overrides in parts.items():
-                load_config(config, overrides)
                 folder = out / slug(name) / f"{part}seed{seed}"
                 runs.append(Run(config, overrides, folder, variant.ranks, split))
+                load_config(config, overrides)
+                runs[-1].check_unchanged()
             found[name].append(runs)
     return found
 

@@ -47,5 +47,9 @@ def test_variants_are_trained_judged_and_not_trained_again(tmp_path: Path) -> No
     parts = sorted(path.name for path in (out / "each").iterdir())
     assert parts == ["home-seed1", "related-seed1", "search-seed1"]
     assert "| history off |" in (out / "ablation.md").read_text()
-    broken = ablate(*common, "--set", "training.sparse.lr=1e30")
-    assert broken.returncode != 0
+    other = ablate(*common, "--set", "training.sparse.lr=0.5")
+    assert other.returncode == 2
+    assert "training.sparse.lr: is 0.5 here but 0.02 in" in other.stderr
+    assert "give another --out" in other.stderr
+    longer = ablate(*common, "--set", "training.epochs=2")
+    assert "training.epochs: is 2 here but 1 in" in longer.stderr

@@ -264,6 +264,25 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    data: Annotated[str, typer.Option(help="Labelled request table: folder or file.")],
+    kind: Annotated[
+        str | None, typer.Option(help="platt, isotonic or global. Default: the run's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: RUN-calibrated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Refits the calibrators alone on fresh data: a new run directory, all else the same."""
+    from recsys.evaluation.calibrate import calibrate as calibrate_run
+    from recsys.evaluation.calibrate import print_calibration
+    from recsys.run_directory import RunDirectory
+
+    found = calibrate_run(RunDirectory.open(run), data, kind, out)
+    _report(found, as_json, lambda console: print_calibration(found, console))
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="Run directory or export.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Request table: folder or file.")],

@@ -20,6 +20,7 @@ from recsys.config.export import DriftConfig, ExportConfig, FinetuneConfig, Limi
 from recsys.config.features import FeaturesConfig, HistoryConfig
 from recsys.config.group import GroupConfig, GroupHistoryConfig
 from recsys.config.model import (
+    CalibrationConfig,
     CrossingConfig,
     ExpertsConfig,
     GatesConfig,
@@ -30,6 +31,7 @@ from recsys.config.model import (
 from recsys.config.sharding import AssumedConfig, ConstraintConfig, ShardingConfig
 from recsys.config.surfaces import ModuleConfig, SurfaceConfig, TowerConfig
 from recsys.config.training import (
+    CalibratorsConfig,
     CheckpointConfig,
     DenseConfig,
     EarlyStoppingConfig,
@@ -56,9 +58,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "model.crossing": CrossingConfig,
     "model.experts": ExpertsConfig,
     "model.gates": GatesConfig,
+    "model.calibration": CalibrationConfig,
     "training": TrainingConfig,
     "training.sparse": SparseConfig,
     "training.dense": DenseConfig,
+    "training.calibration": CalibratorsConfig,
     "training.early_stopping": EarlyStoppingConfig,
     "training.checkpoint": CheckpointConfig,
     "sharding": ShardingConfig,

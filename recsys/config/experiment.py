@@ -189,6 +189,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _negative_sampling(self) -> "Config":
+        for name, surface in self.surfaces.items():
+            for task in surface.negative_sampling:
+                if task not in surface.tasks:
+                    raise ValueError(
+                        f"surfaces.{name}.negative_sampling.{task}: not a task of this surface; "
+                        f"{nearest(task, surface.tasks)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _surfaces_of_the_trunk(self) -> "Config":
         known = self.model.surfaces or tuple(self.active_surfaces)
         for name in map(self.tower_name, self.active_surfaces):

@@ -60,6 +60,27 @@ class GatesConfig(Section):
     )
 
 
+class CalibrationConfig(Section):
+    """`model.calibration:` – from logits to calibrated logits, per (surface, task).
+
+    Trained in the same run on each surface's own traffic; the rest of the model gets no gradient
+    from it, and no ranking inside a surface changes. `recsys calibrate` refits it on fresh data.
+    """
+
+    kind: Literal["none", "global", "platt", "isotonic"] = Field(
+        "none",
+        description="platt: a z + b, a > 0. isotonic: strictly increasing, piecewise linear. "
+        "global: one platt a task for all surfaces, the control. The default keeps older runs and "
+        "exports what they are; the shipped configurations use platt",
+    )
+    buckets: int = Field(
+        32, ge=2, multiple_of=2, description="isotonic: pieces between −limit and limit"
+    )
+    limit: float = Field(
+        8.0, gt=0, description="isotonic: the logit beyond which the outermost slopes go on"
+    )
+
+
 class ModelConfig(Section):
     """`model:` – the trunk's blocks, in the order the data passes them. null leaves one out."""
 
@@ -74,6 +95,9 @@ class ModelConfig(Section):
         "surface",
         description="shared: one tower for all surfaces, the control for towers. star: the weights "
         "of a stem are the product of shared ones and its own",
+    )
+    calibration: CalibrationConfig = Field(
+        CalibrationConfig(), description="The calibrators, after the heads"
     )
     surfaces: tuple[str, ...] | None = Field(
         None,

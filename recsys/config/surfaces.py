@@ -1,6 +1,6 @@
 """Surfaces, their tasks and their tower trees."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -55,6 +55,11 @@ class SurfaceConfig(Section):
     tower: TowerConfig = Field(TowerConfig(), description="Its tower tree")
     tower_of: str | None = Field(
         None, description="Surface whose tower its rows go through; it then has none of its own"
+    )
+    negative_sampling: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict,
+        description="Task → share of the negatives that its log kept. Probabilities are corrected "
+        "for it, and metrics weight a negative by 1 / share",
     )
 
     @field_validator("tasks", mode="before")

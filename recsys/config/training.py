@@ -24,9 +24,18 @@ class DenseConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="Decoupled (AdamW)")
     warmup_steps: int = Field(100, ge=0, description="Linear warm-up from 0")
     decay: Literal["none", "linear", "cosine"] = Field(
-        "none", description="Of both learning rates, to 0 at the end of the last epoch"
+        "none", description="Of all learning rates, to 0 at the end of the last epoch"
     )
     clip_norm: float | None = Field(1.0, gt=0, description="Global norm of the dense gradient")
+
+
+class CalibratorsConfig(Section):
+    """`training.calibration:` – Adam on the calibrators (`model.calibration`), without weight decay
+    or clipping. Its rate decays as `training.dense.decay` says."""
+
+    lr: float = Field(
+        0.002, gt=0, description="Learning rate; higher follows the model faster, with more noise"
+    )
 
 
 class EarlyStoppingConfig(Section):
@@ -65,6 +74,9 @@ class TrainingConfig(Section):
     )
     sparse: SparseConfig = Field(SparseConfig(), description="Optimizer of the tables")
     dense: DenseConfig = Field(DenseConfig(), description="Optimizer of everything else")
+    calibration: CalibratorsConfig = Field(
+        CalibratorsConfig(), description="Optimizer of the calibrators"
+    )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="bf16: autocast of the dense part. tf32: CUDA only"
     )

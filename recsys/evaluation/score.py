@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from recsys.config import Config
 from recsys.config.experiment import nearest
@@ -19,8 +18,15 @@ from recsys.data.splits import Split, open_table
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.evaluation.known import known_groups, segment_columns
-from recsys.evaluation.predictions import LABEL, LOGIT, PredictionsWriter, evaluate_predictions
-from recsys.model.unified import UnifiedModel, build_model
+from recsys.evaluation.metrics import weights
+from recsys.evaluation.predictions import (
+    LABEL,
+    LOGIT,
+    WEIGHT,
+    PredictionsWriter,
+    evaluate_predictions,
+)
+from recsys.model.unified import Logits, UnifiedModel, build_model
 from recsys.run_directory import RunDirectory
 from recsys.training import checkpoint
 from recsys.training.metrics_log import ProgressBar
@@ -70,8 +76,8 @@ class Scorer:
         labels: bool,
         show: str | None = None,
         unseen: UnseenSurfaces | None = None,
-    ) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches with their logits `[N, T]`, in the order of the files.
+    ) -> Iterator[tuple[Batch, Logits]]:
+        """Batches with their logits, in the order of the files.
 
         Args:
             split: of the config, or a table.
@@ -101,7 +107,7 @@ class Scorer:
                 if part.candidates:
                     yield part, self.model(part)
 
-    def columns(self, batch: Batch, logits: Tensor) -> dict[str, Any]:
+    def columns(self, batch: Batch, logits: Logits) -> dict[str, Any]:
         """The identifying columns and the probability of each task; null where a row's surface
         does not have the task."""
         assert batch.columns is not None
@@ -112,7 +118,7 @@ class Scorer:
         found["surface"] = pa.DictionaryArray.from_arrays(
             pa.array(surface_index, pa.int32()), pa.array(self.layout.surfaces)
         ).cast(pa.string())
-        probabilities = logits.double().sigmoid().numpy()
+        probabilities = logits.probabilities().numpy()
         for t, task in enumerate(self.layout.tasks):
             found[task] = np.ma.masked_array(
                 probabilities[:, t], mask=~self._has(task)[surface_index]
@@ -164,9 +170,10 @@ def evaluate(
 
 
 def _evaluation_columns(
-    config: Config, batch: Batch, logits: Tensor, rows: Mapping[str, Any]
+    config: Config, batch: Batch, logits: Logits, rows: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a predictions table has besides scores: time, group, logits, labels, kept columns."""
+    """What a predictions table has besides scores: time, group, logits, labels, weights, kept
+    columns."""
     assert batch.columns is not None
     group = config.evaluation.group
     found: dict[str, Any] = {
@@ -175,8 +182,14 @@ def _evaluation_columns(
     }
     for t, task in enumerate(config.tasks):
         mask = np.ma.getmaskarray(rows[task])
-        found[LOGIT + task] = np.ma.masked_array(logits[:, t].numpy(), mask=mask)
-        found[LABEL + task] = np.ma.masked_array(batch.labels[:, t].numpy(), mask=mask)
+        label = batch.labels[:, t].numpy()
+        found[LOGIT + task] = np.ma.masked_array(logits.raw[:, t].numpy(), mask=mask)
+        found[LABEL + task] = np.ma.masked_array(label, mask=mask)
+        rates = np.array(
+            [each.negative_sampling.get(task, 1.0) for each in config.active_surfaces.values()]
+        )
+        if (rates < 1).any():
+            found[WEIGHT + task] = weights(label, rates[batch.surface_index.numpy()])
     for name in config.evaluation.keep:
         if name not in rows and name not in found:
             found[name] = batch.columns.column(name)

@@ -26,7 +26,7 @@ from recsys.model.lookup import PlainLookup
 from recsys.model.unified import UnifiedModel, build_model
 from recsys.training.loss import CellLoss
 from recsys.training.metrics_log import ProgressBar
-from recsys.training.optimizers import DenseOptimizer
+from recsys.training.optimizers import CALIBRATORS, DenseOptimizer
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, dict[str, float | int | None]]
@@ -141,7 +141,7 @@ def metrics_of(model: UnifiedModel, statistics: Statistics, split: Split) -> Met
     config = model.layout.config
     batches = labelled_batches(config, statistics, split, config.export.candidates)
     model.eval()
-    return Compared(config.tasks, batches, score_of_view(model)).metrics(0)
+    return Compared(config, batches, score_of_view(model)).metrics(0)
 
 
 def mean_ne(metrics: Metrics) -> float:
@@ -206,20 +206,21 @@ class _Trainer:
         self.chosen = chosen
         dense = {n: p for n, p in chosen.items() if not n.startswith("lookup.")}
         settings = config.training.dense.model_dump() | {"lr": self.options.lr, "decay": "none"}
-        self.dense = DenseOptimizer(dense, DenseConfig(**settings))
+        self.dense = DenseOptimizer(dense, DenseConfig(**settings), config.training.calibration)
         tables = [p for n, p in chosen.items() if n.startswith("lookup.")]
         self.tables = torch.optim.Adagrad(tables, lr=self.options.table_lr) if tables else None
 
     def step(self, batch: Any) -> None:
         logits = self.model(batch)
         counts = self.loss.counts(batch.labels, batch.surface_index)
-        loss = self.loss(logits, batch.labels, batch.surface_index, counts).total
+        loss = self.loss(logits, batch.labels, batch.surface_index, counts).objective
         if not bool(loss.isfinite()):
             raise RunError(f"step {self.number + 1}: the loss is {float(loss)}; lower the rates")
         loss.backward()
         if self.options.l2:
             for name, parameter in self.chosen.items():
-                if parameter.grad is not None:
+                # A calibrator follows its tower, wherever that goes.
+                if parameter.grad is not None and not name.startswith(CALIBRATORS):
                     pull = parameter.detach() - self.before[name]
                     parameter.grad.add_(pull, alpha=self.options.l2)
         self.dense.step(self.number, 0.0)
@@ -240,7 +241,7 @@ def trained(model: UnifiedModel, mode: str) -> Iterator[tuple[str, nn.Parameter]
         "all": ("towers.", "trunk."),
     }[mode]
     for name, parameter in model.named_parameters():
-        if name.startswith(prefixes) or id(parameter) in own:
+        if name.startswith((*prefixes, CALIBRATORS)) or id(parameter) in own:
             yield name, parameter
 
 

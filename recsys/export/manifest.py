@@ -63,7 +63,10 @@ def schema_document(
             "shape": ["candidates"],
             "meaning": f"{meaning} of {task}",
         }
-        for prefix, dtype, meaning in (("", "float64", "probability"), (LOGIT, "float32", "logit"))
+        for prefix, dtype, meaning in (
+            ("", "float64", "calibrated probability"),
+            (LOGIT, "float32", "logit before calibration"),
+        )
         for task in layout.tasks
     ]
     return {

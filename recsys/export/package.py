@@ -166,6 +166,10 @@ class Package:
             "tasks": list(self.layout.tasks),
             "recipe": self.recipe.model_dump(mode="json"),
             "precision": self.precisions,
+            "calibration": {
+                "kind": self.config.model.calibration.kind,
+                "negative_sampling": self.config.surfaces[self.surface].negative_sampling,
+            },
             "config_sha256": sha256_of(self.config.model_dump(mode="json", by_alias=True)),
             **self.origin,
             "schema": self.schema,
@@ -177,7 +181,7 @@ class Package:
         batches = labelled_batches(
             self.config, self.statistics, self.rows, self.config.export.candidates
         )
-        compared = Compared(self.layout.tasks, batches, score_of_view(self.view), score)
+        compared = Compared(self.config, batches, score_of_view(self.view), score)
         parity = {"rows": self.rows.url, **compared.document()}
         exact = set(self.precisions.values()) <= {"fp32"}
         check_limits(parity, self.config.export.limits, exact, self.surface)

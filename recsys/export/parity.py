@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.config import Config
 from recsys.config.export import LimitsConfig
 from recsys.data.batch import Batch
 from recsys.errors import UserError
-from recsys.evaluation.metrics import auc, normalized_entropy, pcoc
+from recsys.evaluation.metrics import auc, normalized_entropy, pcoc, weights
 from recsys.export.signature import Signature
 from recsys.model.unified import UnifiedModel
 
@@ -24,7 +25,7 @@ def score_of_view(view: UnifiedModel) -> Score:
 
     @torch.inference_mode()
     def score(batch: Batch) -> dict[str, NDArray[np.float64]]:
-        probability = view(batch).double().sigmoid().numpy()
+        probability = view(batch).probabilities().numpy()
         return {task: probability[:, t] for t, task in enumerate(view.layout.tasks)}
 
     return score
@@ -42,10 +43,18 @@ def score_of_program(program: torch.nn.Module, signature: Signature) -> Score:
 
 
 class Compared:
-    """The scores of a reference and of something else on the same labelled rows."""
+    """The scores of a reference and of something else on the same labelled rows of one surface.
 
-    def __init__(self, tasks: Sequence[str], batches: Iterable[Batch], *scores: Score) -> None:
-        self.tasks = tuple(tasks)
+    Args:
+        config: of the surface's view.
+        batches: its rows.
+        scores: what is compared.
+    """
+
+    def __init__(self, config: Config, batches: Iterable[Batch], *scores: Score) -> None:
+        self.tasks = config.tasks
+        [surface] = config.surfaces.values()
+        self.rates = surface.negative_sampling
         self.requests = 0
         parts: list[list[Mapping[str, NDArray[np.float64]]]] = [[] for _ in scores]
         labels = []
@@ -71,11 +80,12 @@ class Compared:
         found = {}
         for t, task in enumerate(self.tasks):
             p, y = self.probabilities[which][task], self.labels[:, t]
+            w = weights(y, self.rates[task]) if task in self.rates else None
             found[task] = {
                 "rows": int(np.count_nonzero(~np.isnan(y))),
-                "auc": auc(p, y),
-                "ne": normalized_entropy(p, y),
-                "pcoc": pcoc(p, y),
+                "auc": auc(p, y, w),
+                "ne": normalized_entropy(p, y, w),
+                "pcoc": pcoc(p, y, w),
             }
         return found
 

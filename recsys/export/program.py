@@ -25,8 +25,9 @@ TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from
 class ServingModel(nn.Module):
     """A view with its tables as they are stored, from named tensors to named probabilities.
 
-    The forward pass is the model's own. Outputs: `TASK`, the probability, float64 `[N]`, and
-    `logit_TASK`, float32 `[N]`, for each task of the surface.
+    The forward pass is the model's own. Outputs: `TASK`, the calibrated and corrected probability,
+    float64 `[N]`, and `logit_TASK`, the logit before calibration, float32 `[N]`, for each task of
+    the surface.
 
     Args:
         view: of one surface, on ordinary tensors.
@@ -46,7 +47,13 @@ class ServingModel(nn.Module):
         )
         # Without its lookup: the tables are stored once, above.
         towers = {surface: view.towers[surface] for surface in view.layout.surfaces}
-        self.model = UnifiedModel(view.layout, Lookup(view.layout), view.trunk, towers)  # type: ignore[arg-type]
+        self.model = UnifiedModel(
+            view.layout,
+            Lookup(view.layout),
+            view.trunk,
+            towers,  # type: ignore[arg-type]
+            dict(view.calibrators.items()),  # type: ignore[arg-type]
+        )
         self.forward = self._by_name()
 
     def _by_name(self):  # type: ignore[no-untyped-def]
@@ -70,8 +77,9 @@ class ServingModel(nn.Module):
                 found = pool(found, inputs[lengths], str(column.feature.pooling))
             rows[column.key] = found
         logits = self.model.score(self.signature.batch(inputs), rows)
-        found = {task: logits[:, t].double().sigmoid() for t, task in enumerate(self.tasks)}
-        return found | {LOGIT + task: logits[:, t] for t, task in enumerate(self.tasks)}
+        probabilities = logits.probabilities()
+        found = {task: probabilities[:, t] for t, task in enumerate(self.tasks)}
+        return found | {LOGIT + task: logits.raw[:, t] for t, task in enumerate(self.tasks)}
 
 
 @contextmanager

@@ -86,6 +86,8 @@ def view_config(
         with_tower(document, surface, tower)
         own = document["surfaces"][surface]
     own["tasks"] = _chosen_tasks(own["tasks"], surface, recipe)
+    rates = own["negative_sampling"]
+    own["negative_sampling"] = {t: rate for t, rate in rates.items() if t in own["tasks"]}
     branches = own["tower"]["branches"]
     own["tower"]["branches"] = {t: w for t, w in branches.items() if t in own["tasks"]}
     document["surfaces"] = {surface: own}
@@ -183,6 +185,7 @@ def view_model(
     model.trunk.load_state_dict(trunk)
     try:
         copy_tower(tower or seen, model, surface)
+        copy_calibrator(tower or seen, model, surface)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"recipe: tower: does not fit the run's trunk: {reason}") from None
@@ -201,6 +204,22 @@ def copy_tower(source: UnifiedModel, target: UnifiedModel, surface: str) -> None
         state[key] = _rows_of_tasks(state[key], len(there.tower.tasks), rows)
     wanted = here.state_dict().keys()
     here.load_state_dict({k: v for k, v in state.items() if k in wanted or not _of_a_head(k)})
+
+
+@torch.no_grad()
+def copy_calibrator(source: UnifiedModel, target: UnifiedModel, surface: str) -> None:
+    """Copies the calibrator of a surface, of the tasks that the target has.
+
+    Raises `RuntimeError` if the two are of other kinds.
+    """
+    kinds = [each.layout.config.model.calibration for each in (source, target)]
+    if kinds[0] != kinds[1]:
+        raise RuntimeError(f"model.calibration is {kinds[0]} there and {kinds[1]} here")
+    there, here = source.calibrator_of(surface), target.calibrator_of(surface)
+    if there is None or here is None:
+        return
+    rows = [there.tasks.index(task) for task in here.tasks]
+    here.load_state_dict({name: value[rows] for name, value in there.state_dict().items()})
 
 
 def _rows_of_tasks(gate: Tensor, tasks: int, rows: list[int]) -> Tensor:

@@ -1,10 +1,11 @@
 """One model for every surface."""
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from recsys.config import Config, IdFeature, SurfaceConfig
 from recsys.data.batch import Batch
 from recsys.data.layout import Layout
+from recsys.model.calibration import EVERY_SURFACE, Calibrator, build_calibrators
 from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
 from recsys.model.modules import build_module
 from recsys.model.numbers import NumberTransforms
@@ -121,6 +123,18 @@ class SurfaceTower(nn.Module):
         return self.tower(x, experts, inputs, trunk.stem)
 
 
+class Logits(NamedTuple):
+    """Logits `[N, T]` of N candidates over all T tasks; 0 where a row's surface lacks the task."""
+
+    raw: Tensor  # float32, of the heads
+    calibrated: Tensor  # float64; its gradient reaches the calibrators and nothing else
+    corrected: Tensor  # float64, calibrated and corrected for negative down-sampling
+
+    def probabilities(self) -> Tensor:
+        """What is served, float64 `[N, T]`."""
+        return self.corrected.sigmoid()
+
+
 class Score(nn.Module):
     """Everything of a model after its lookup, as a module that holds no weights of its own.
 
@@ -132,16 +146,18 @@ class Score(nn.Module):
         super().__init__()
         self._model = (model,)  # in a tuple: the weights are the model's, under its names
 
-    def forward(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Batch, rows: Mapping[str, Tensor]) -> Logits:
         return self._model[0].from_rows(batch, rows)
 
 
 class UnifiedModel(nn.Module):
-    """Lookup → trunk → the tower of each row's own surface → logits.
+    """Lookup → trunk → the tower of each row's own surface → its calibrator.
 
     A row enters only the tower of its surface: the cost of the towers grows with the rows and not
     with rows × surfaces, and the gradient of one surface's loss in another's tower is exactly zero.
     """
+
+    log_rates: Tensor | None
 
     def __init__(
         self,
@@ -149,12 +165,15 @@ class UnifiedModel(nn.Module):
         lookup: Lookup,
         trunk: Trunk,
         towers: Mapping[str, SurfaceTower],
+        calibrators: Mapping[str, Calibrator],
     ) -> None:
         super().__init__()
         self.layout = layout
         self.lookup = lookup
         self.trunk = trunk
         self.towers = nn.ModuleDict(towers)
+        self.calibrators = nn.ModuleDict(calibrators)
+        self.register_buffer("log_rates", log_sampling_rates(layout), persistent=False)
         self.score = Score(self)
         trunk_keys = set(trunk.keys)
         # Features that only late-fusion modules read: see `_touch`.
@@ -162,25 +181,65 @@ class UnifiedModel(nn.Module):
             {c.key for tower in towers.values() for c in tower.ids.values()} - trunk_keys
         )
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits `[N, T]` over all tasks; 0 where the row's surface does not have the task."""
+    def forward(self, batch: Batch) -> Logits:
+        """The logits of a batch's candidates."""
         return self.score(batch, self.lookup(batch))
 
-    def from_rows(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+    def from_rows(self, batch: Batch, rows: Mapping[str, Tensor]) -> Logits:
         """`forward` without the lookup; `rows` are those of each feature by its key."""
         trunk = self.trunk(batch, rows)
         tasks = len(self.layout.tasks)
         slices = Slices(batch)
-        parts = []
+        parts, calibrated, corrected = [], [], []
         for s, surface in enumerate(self.layout.surfaces):
             if batch.candidate_offsets[s] == batch.candidate_offsets[s + 1]:
                 continue
             tower = self._tower(surface)
             logits = tower(batch, rows, trunk, slices, s).float()
             parts.append(self._all_tasks(logits, tower.tower.tasks))
+            calibrated.append(self.calibrate(parts[-1], surface))
+            corrected.append(self.correct(calibrated[-1], s))
         if not parts:
             parts.append(trunk.x.new_zeros(0, tasks, dtype=torch.float32))
-        return self._touch(torch.cat(parts), trunk, rows)
+            calibrated = corrected = [parts[0].detach().double()]
+        return Logits(
+            self._touch(torch.cat(parts), trunk, rows), torch.cat(calibrated), torch.cat(corrected)
+        )
+
+    def calibrate(self, raw: Tensor, surface: str) -> Tensor:
+        """Raw logits `[n, T]` of a surface's rows → calibrated ones, float64.
+
+        They are cut off from the model, which must not learn to please its calibrators.
+        """
+        raw = raw.detach()
+        calibrator = self.calibrator_of(surface)
+        if calibrator is None:
+            return raw.double()
+        own = self.layout.config.surfaces[surface].tasks
+        columns = self.layout.task_indices(surface)
+        z = raw if tuple(own) == self.layout.tasks else raw[:, columns]
+        return self._all_tasks(calibrator(z, tuple(own)), tuple(own))
+
+    def correct(self, calibrated: Tensor, s: int) -> Tensor:
+        """Logits `[n, T]` of surface number `s` as its log has them → as its traffic has them.
+
+        Of the negatives the log kept a share w: `p / (1 − p)` of the traffic is w times that of
+        the log, so that log w is added to the logit; `p' = p / (p + (1 − p) / w)` (He et al.,
+        "Practical Lessons from Predicting Clicks on Ads at Facebook", 2014).
+        """
+        return calibrated if self.log_rates is None else calibrated + self.log_rates[s]
+
+    def calibrator_of(self, surface: str) -> Calibrator | None:
+        """The calibrator of a surface's rows."""
+        name = self.calibrator_name(surface)
+        calibrator = dict(self.calibrators.items()).get(name)
+        assert calibrator is None or isinstance(calibrator, Calibrator)
+        return calibrator
+
+    def calibrator_name(self, surface: str) -> str:
+        """The name in `calibrators` of what calibrates the rows of a surface."""
+        kind = self.layout.config.model.calibration.kind
+        return EVERY_SURFACE if kind == "global" else surface
 
     def _tower(self, surface: str) -> SurfaceTower:
         tower = self.towers[self.tower_name(surface)]
@@ -221,20 +280,39 @@ class UnifiedModel(nn.Module):
         return logits + zero
 
     def for_surface(self, surface: str) -> "UnifiedModel":
-        """The model seen through one surface: the trunk, its tower and the tables these read.
+        """The model seen through one surface: the trunk, its tower, its calibrator and the tables
+        these read.
 
         A view: it shares the weights, and its forward is this class's. Give it batches of that
         surface alone (`Batch.of_surface`). Needs a `PlainLookup`.
         """
         name, tower = self.tower_name(surface), self._tower(surface)
         keys = {*self.trunk.keys, *(column.key for column in tower.ids.values())}
-        return UnifiedModel(self.layout, self.lookup.only(keys), self.trunk, {name: tower})
+        calibrator = self.calibrator_of(surface)
+        calibrators = {} if calibrator is None else {self.calibrator_name(surface): calibrator}
+        return UnifiedModel(
+            self.layout, self.lookup.only(keys), self.trunk, {name: tower}, calibrators
+        )
 
     def fit_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Hands the train split's number statistics to every `NumberTransforms`."""
         for module in self.modules():
             if isinstance(module, NumberTransforms):
                 module.fit(numbers)
+
+
+def log_sampling_rates(layout: Layout) -> Tensor | None:
+    """log w of each (surface, task), `[S, T]` float64; 0 where the log has every negative.
+
+    None if all logs have.
+    """
+    if not any(layout.config.surfaces[name].negative_sampling for name in layout.surfaces):
+        return None
+    found = torch.zeros(len(layout.surfaces), len(layout.tasks), dtype=torch.float64)
+    for s, surface in enumerate(layout.surfaces):
+        for task, rate in layout.config.surfaces[surface].negative_sampling.items():
+            found[s, layout.tasks.index(task)] = math.log(rate)
+    return found
 
 
 def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
@@ -247,4 +325,9 @@ def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
         tasks = dict.fromkeys(config.tasks, 1.0)
         surfaces = {SHARED: SurfaceConfig(tasks=tasks, tower=first.tower)}
     towers = {n: SurfaceTower(layout, n, surface, trunk) for n, surface in surfaces.items()}
-    return UnifiedModel(layout, lookup or PlainLookup(layout), trunk, towers)
+    calibrators = build_calibrators(
+        config.model.calibration,
+        {name: tuple(surface.tasks) for name, surface in config.active_surfaces.items()},
+        config.tasks,
+    )
+    return UnifiedModel(layout, lookup or PlainLookup(layout), trunk, towers, calibrators)

@@ -102,7 +102,7 @@ class Side:
         batches = labelled_batches(
             self.config, self.statistics, own_rows(self.config, rows), candidates, shuffle=False
         )
-        return Compared(self.config.tasks, batches, score_of_view(self.model))
+        return Compared(self.config, batches, score_of_view(self.model))
 
 
 def baseline_of(version: Artefact, against: Path | None) -> Side:

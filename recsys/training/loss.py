@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.config import Config
+from recsys.model.unified import Logits
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,14 @@ class Losses:
     """The losses of one step on this rank."""
 
     total: Tensor  # [], to be minimised; its gradient averaged over ranks is the global one
+    calibration: Tensor | None  # [], the same for the calibrators; None without any
     sums: Tensor  # [S, T], detached: this rank's Σ BCE of each cell
     counts: Tensor  # [S, T], this rank's known labels of each cell
+
+    @property
+    def objective(self) -> Tensor:
+        """What is minimised. The two parts share no parameter."""
+        return self.total if self.calibration is None else self.total + self.calibration
 
 
 class CellLoss:
@@ -25,11 +32,16 @@ class CellLoss:
     The count is global, summed over ranks: averaging per-rank means would halve a surface that is
     present on one rank of two. With `training.loss: cell` it is the cell's own count, with `task`
     the count of the task over all surfaces.
+
+    Calibrators have a loss of their own, `Σ_s Σ_t (Σ BCE of the calibrated logits) / count`: no
+    weights, and always the count of what the calibrator is for – a cell, or with `kind: global` a
+    task.
     """
 
     def __init__(self, config: Config, device: torch.device, world: int = 1) -> None:
         self.world = world
         self.per_task = config.training.loss == "task"
+        self.calibration = config.model.calibration.kind
         self.weights = torch.zeros(len(config.active_surfaces), len(config.tasks), device=device)
         for s, surface in enumerate(config.active_surfaces.values()):
             for task, weight in surface.tasks.items():
@@ -46,29 +58,39 @@ class CellLoss:
         return torch.zeros_like(self.weights).index_add(0, surface_index, known) * self.exists
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, surface_index: Tensor, global_counts: Tensor
+        self, logits: Logits, labels: Tensor, surface_index: Tensor, global_counts: Tensor
     ) -> Losses:
         """The losses of this rank's rows.
 
         Args:
-            logits: `[N, T]`.
+            logits: of N candidates.
             labels: `[N, T]`, NaN where unknown.
             surface_index: `[N]`.
             global_counts: `[S, T]`, `counts` summed over ranks.
         """
         known = ~labels.isnan() & self.exists[surface_index]
+        sums = self._sums(logits.raw, labels, known, surface_index)
+        counts = torch.zeros_like(self.weights).index_add(
+            0, surface_index, known.to(self.weights.dtype)
+        )
+        of_task = global_counts.sum(0, keepdim=True).clamp(min=1)
+        of_cell = global_counts.clamp(min=1)
+        # DDP and torchrec average gradients over ranks; the sum over ranks is wanted.
+        total = (self.weights * sums / (of_task if self.per_task else of_cell)).sum() * self.world
+        calibration = None
+        if self.calibration != "none":
+            calibrated = self._sums(logits.calibrated.float(), labels, known, surface_index)
+            divisor = of_task if self.calibration == "global" else of_cell
+            calibration = (calibrated / divisor).sum() * self.world
+        return Losses(total, calibration, sums.detach(), counts)
+
+    def _sums(self, logits: Tensor, labels: Tensor, known: Tensor, surface_index: Tensor) -> Tensor:
+        """Σ BCE of each cell, `[S, T]`."""
         target = torch.where(known, labels, 0.0)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         # `where`, not a product: an infinite loss of an unknown label must not turn into NaN.
         bce = torch.where(known, bce, 0.0)
-        sums = torch.zeros_like(self.weights).index_add(0, surface_index, bce)
-        counts = torch.zeros_like(self.weights).index_add(
-            0, surface_index, known.to(self.weights.dtype)
-        )
-        divisor = global_counts.sum(0, keepdim=True) if self.per_task else global_counts
-        # DDP and torchrec average gradients over ranks; the sum over ranks is wanted.
-        total = (self.weights * sums / divisor.clamp(min=1)).sum() * self.world
-        return Losses(total, sums.detach(), counts)
+        return torch.zeros_like(self.weights).index_add(0, surface_index, bce)
 
 
 def describe_fault(

@@ -12,7 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from recsys.config.training import DenseConfig, SparseConfig
+from recsys.config.training import CalibratorsConfig, DenseConfig, SparseConfig
 
 
 def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseConfig) -> None:
@@ -27,20 +27,39 @@ def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseConfig) 
     )
 
 
+# What the names of calibrators' parameters begin with.
+CALIBRATORS = "calibrators."
+
+
 class DenseOptimizer:
     """AdamW with linear warm-up, optional decay and gradient clipping.
+
+    Calibrators have a rate of their own and neither weight decay nor clipping: with them or without
+    them, all other parameters take the same steps.
 
     A parameter without a gradient – a tower whose surface had no rows on any rank – is left alone
     bit for bit: no momentum step, no weight decay. Adam's state exists from the start, so that
     loading a checkpoint is a copy into it.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: DenseConfig) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        config: DenseConfig,
+        calibrators: CalibratorsConfig | None = None,
+    ) -> None:
         self.config = config
+        self.calibrators = calibrators or CalibratorsConfig()
         self.parameters = parameters
+        self._network = [p for name, p in parameters.items() if not name.startswith(CALIBRATORS)]
+        self._calibrators = [p for name, p in parameters.items() if name.startswith(CALIBRATORS)]
+        groups = [{"params": self._network, "lr": config.lr}]
+        if self._calibrators:
+            groups.append(
+                {"params": self._calibrators, "lr": self.calibrators.lr, "weight_decay": 0.0}
+            )
         self.adam = torch.optim.AdamW(
-            parameters.values(),
-            lr=config.lr,
+            groups,
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
@@ -60,12 +79,13 @@ class DenseOptimizer:
 
     def step(self, step: int, progress: float) -> Tensor | None:
         """Clips, updates, and clears the gradients. Returns the gradient's norm before clipping."""
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate(step, progress)
+        rates = self.rate(step, progress), self.calibrators.lr * decay(self.config.decay, progress)
+        for group, rate in zip(self.adam.param_groups, rates, strict=False):
+            group["lr"] = rate
         norm = None
         if self.config.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(
-                self.parameters.values(), self.config.clip_norm, foreach=True
+                self._network, self.config.clip_norm, foreach=True
             )
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)

@@ -96,7 +96,7 @@ class Stepper:
         `check_finite` does so later.
         """
         losses = self.forward(batch, totals, number, progress)
-        losses.total.backward()
+        losses.objective.backward()
         return self.result(losses, self.dense.step(number, progress))
 
     def forward(self, batch: Batch, totals: StepTotals, number: int, progress: float) -> Losses:
@@ -108,9 +108,9 @@ class Stepper:
         counts = totals.label_counts.to(self.ranks.device, non_blocking=True)
         losses = self.loss(logits, batch.labels, batch.surface_index, counts)
         if self.ranks.device.type == "cuda":
-            self._finite &= losses.total.detach().isfinite()
+            self._finite &= losses.objective.detach().isfinite()
         else:
-            self._check_finite(losses, logits.detach(), batch, number)
+            self._check_finite(losses, logits.raw.detach(), batch, number)
         return losses
 
     def result(self, losses: Losses, norm: Tensor | None) -> StepResult:
@@ -135,11 +135,11 @@ class Stepper:
     def _check_finite(self, losses: Losses, logits: Tensor, batch: Batch, number: int) -> None:
         """Raises the same `RunError` on all ranks if the loss of any is NaN or infinite."""
         # A sum over ranks is as finite as its parts, so that one small all-reduce tells them all.
-        loss = self.ranks.sum(losses.total.detach().clone())
+        loss = self.ranks.sum(losses.objective.detach().clone())
         if bool(loss.isfinite()):
             return
         own = None
-        if not bool(losses.total.detach().isfinite()):
+        if not bool(losses.objective.detach().isfinite()):
             own = describe_fault(
                 self.config, logits, batch.labels, batch.surface_index, losses.sums
             )

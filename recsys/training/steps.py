@@ -113,7 +113,7 @@ def pipelined_steps(
 
     def forward(batch: Batch) -> tuple[torch.Tensor, Any]:
         losses = stepper.forward(batch, waiting[0][1], *schedule())
-        return losses.total.view(1), losses
+        return losses.objective.view(1), losses
 
     optimizer = _Dense(stepper, schedule)
     pipeline = kind(stepper.model, optimizer, ranks.device, custom_model_fwd=forward)

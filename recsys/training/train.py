@@ -121,7 +121,7 @@ class Trainer:
         unwrap(self.model).fit_numbers(statistics.numbers)
         parameters = dense_parameters(self.model)
         check_one_optimizer_each(self.model, parameters)
-        self.dense = DenseOptimizer(parameters, config.training.dense)
+        self.dense = DenseOptimizer(parameters, config.training.dense, config.training.calibration)
         sparse = SparseRate(self.model, config.training.sparse.lr, config.training.dense.decay)
         self.stepper = Stepper(self.model, self.dense, sparse, config, ranks)
         self.progress = Progress(

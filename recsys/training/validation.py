@@ -34,7 +34,11 @@ def validate(
     """
     cells = CellLoss(config, ranks.device)
     metrics = StreamingMetrics(
-        tuple(config.active_surfaces), config.tasks, cells.exists, ranks.device
+        tuple(config.active_surfaces),
+        config.tasks,
+        cells.exists,
+        ranks.device,
+        unwrap(model).log_rates,
     )
     model.eval()
     with ranks.together():
@@ -60,7 +64,7 @@ def validate(
                 break
             with precision(config, ranks.device):
                 logits = unwrap(model)(batch)
-            metrics.update(logits, batch.labels, batch.surface_index)
+            metrics.update(logits.corrected, batch.labels, batch.surface_index)
     model.train()
     if requests and stops:
         return None

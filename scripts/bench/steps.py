@@ -11,7 +11,7 @@ from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.reader import Reader
 from recsys.data.statistics import Statistics
-from recsys.model.unified import UnifiedModel
+from recsys.model.unified import Logits, UnifiedModel
 from recsys.training.optimizers import DenseOptimizer, SparseRate, dense_parameters
 from recsys.training.ranks import Ranks
 from recsys.training.sharded import build_sharded_model, unwrap
@@ -38,7 +38,7 @@ class Training:
         config: the experiment.
         ranks: of one rank.
         batches: what `run` trains on.
-        forward: takes the place of the model's forward.
+        forward: raw logits `[N, T]`, in the place of the model's forward.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class Training:
         self.sharded, _ = build_sharded_model(config, ranks)
         self.model = unwrap(self.sharded)
         if forward is not None:
-            self.model.forward = MethodType(forward, self.model)  # type: ignore[method-assign]
+            self.model.forward = MethodType(  # type: ignore[method-assign]
+                lambda model, batch: uncalibrated(forward(model, batch)), self.model
+            )
         self.stepper = Stepper(
             self.sharded,
             DenseOptimizer(dense_parameters(self.sharded), config.training.dense),
@@ -88,11 +90,16 @@ class Training:
                     mine[name].copy_(value)
 
 
+def uncalibrated(raw: Tensor) -> Logits:
+    """What a model without calibrators makes of its logits `[N, T]`."""
+    return Logits(raw, raw.detach().double(), raw.detach().double())
+
+
 def largest_difference(first: Training, second: Training) -> float:
     """The largest difference of two models' logits over their batches."""
     with torch.no_grad():
         return max(
-            float((first.model(a) - second.model(b)).abs().max())
+            float((first.model(a).raw - second.model(b).raw).abs().max())
             for a, b in zip(first.batches, second.batches, strict=True)
         )
 

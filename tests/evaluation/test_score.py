@@ -108,7 +108,7 @@ def test_logits_are_those_of_the_best_checkpoint(
     ):
         for batch in reader:
             assert batch.columns is not None
-            logits = model(batch)
+            logits = model(batch).raw
             for i, key in enumerate(batch.columns.select(["request_id", "candidate"]).to_pylist()):
                 row = found[(key["request_id"], key["candidate"])]
                 s = config.surfaces[row["surface"]]

@@ -41,7 +41,9 @@ def test_the_weights_are_the_views(exports: dict[str, Artefact]):
     with torch.no_grad():
         logits = model.score(artefact.signature.batch(tensors), lookup)
     for t, task in enumerate(artefact.config.tasks):
-        torch.testing.assert_close(outputs[f"logit_{task}"], logits[:, t], rtol=0, atol=1e-6)
+        torch.testing.assert_close(outputs[f"logit_{task}"], logits.raw[:, t], rtol=0, atol=1e-6)
+        probability = logits.probabilities()[:, t]
+        torch.testing.assert_close(outputs[task], probability, rtol=0, atol=1e-6)
 
 
 def test_a_wrong_input_is_named(exports: dict[str, Artefact]):

@@ -71,7 +71,7 @@ def test_the_stored_metrics_are_those_of_the_runs_own_evaluation(
 ):
     scorer = Scorer(run, "search")
     parts = [
-        (logits.double().sigmoid().numpy(), batch.labels.numpy())
+        (logits.probabilities().numpy(), batch.labels.numpy())
         for batch, logits in scorer.scores("test", labels=True)
     ]
     probability, label = (np.concatenate(each) for each in zip(*parts, strict=True))

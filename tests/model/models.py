@@ -9,7 +9,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.model.numbers import QUANTILES, NumberTransforms
-from recsys.model.unified import UnifiedModel, build_model
+from recsys.model.unified import Logits, UnifiedModel, build_model
 from recsys.training.ranks import Ranks
 from recsys.training.sharded import build_sharded_model, unwrap
 from tests.model.requests import Request, collate
@@ -69,11 +69,16 @@ def logits_of_candidates(
     rows = sorted(requests, key=lambda request: order.index(request["surface"]))
     shown = [candidate for request in rows for candidate in request["candidates"]]
     with torch.no_grad():
-        logits = model(batch)
+        logits = model(batch).raw
     return {id(candidate): logits[i] for i, candidate in enumerate(shown)}
 
 
-def surface_logits(model: UnifiedModel, batch: Batch, surface: str) -> Tensor:
+def uncalibrated(raw: Tensor) -> Logits:
+    """What a model without calibrators makes of its logits `[N, T]`."""
+    return Logits(raw, raw.detach().double(), raw.detach().double())
+
+
+def surface_logits(model: UnifiedModel, batch: Batch, surface: str) -> Logits:
     """Logits of a surface's rows through its view."""
     part = batch.of_surface(model.layout.surfaces.index(surface))
     return model.for_surface(surface)(part)
@@ -97,5 +102,6 @@ __all__ = [
     "sharded_model",
     "shuffled",
     "surface_logits",
+    "uncalibrated",
     "unwrap",
 ]

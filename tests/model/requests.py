@@ -13,6 +13,8 @@ from recsys.data.layout import IdColumn, Layout, is_sequences
 
 Request = dict[str, Any]
 
+KINDS = ("platt", "isotonic", "global", "none")  # of calibration
+
 
 # What peers have, by the seed of the configuration that has it.
 PEERS: dict[int, dict[str, Any]] = {
@@ -75,6 +77,7 @@ def random_config(seed: int, **changes: Any) -> Config:
                         {"class": "mlp", "inputs": ["trunk", "user_id"], "hidden": [5]},
                     ],
                 },
+                "negative_sampling": {"buy": 0.25},
             },
             "related": {"tasks": ["click"], "tower": {"stem": []}},
         },
@@ -83,6 +86,7 @@ def random_config(seed: int, **changes: Any) -> Config:
             "projection": {"sequence": 4, "width": 16},
             "crossing": {"layers": draw.randint(1, 2), "rank": 4},
             "experts": {"count": draw.randint(1, 3), "hidden": draw.choice([[8], [10, 6]])},
+            "calibration": {"kind": KINDS[seed % 4], "buckets": 6, "limit": 3.0},
         },
     }
     document["model"] |= PEERS.get(seed, {})

@@ -78,7 +78,7 @@ def test_a_module_learns_and_is_in_the_view_of_its_surface_only(name: str) -> No
     batch = collate(config, random_requests(config, 12, 2, ["home", "related"]))
     for step in range(2):
         optimizer.zero_grad()
-        model(batch).square().sum().backward()
+        model(batch).raw.square().sum().backward()
         # Zero at its output, a module itself gets a gradient once its projection has moved.
         assert bool((fusion.project.weight.grad != 0).any())
         inner = [p.grad for p in fusion.module.parameters()]
@@ -90,11 +90,12 @@ def test_a_module_learns_and_is_in_the_view_of_its_surface_only(name: str) -> No
     assert not any(".fusions." in key for key in model.for_surface("related").state_dict())
     with torch.no_grad():
         rows = slice(batch.candidate_offsets[0], batch.candidate_offsets[1])
-        joint = model(batch)[rows]
-        torch.testing.assert_close(surface_logits(model, batch, "home"), joint, rtol=0, atol=1e-6)
+        joint = model(batch).raw[rows]
+        alone = surface_logits(model, batch, "home").raw
+        torch.testing.assert_close(alone, joint, rtol=0, atol=1e-6)
         # It is read at all: without it, the logits are others.
         model.towers["home"].tower.fusions[0].project.weight.zero_()
-        assert not torch.allclose(model(batch)[rows], joint)
+        assert not torch.allclose(model(batch).raw[rows], joint)
 
 
 def test_a_module_reads_what_the_configuration_names() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from recsys.config import Config
 from recsys.data.assemble import empty_batch
 from recsys.data.layout import Layout
-from recsys.model.unified import UnifiedModel, build_model
+from recsys.model.unified import Logits, UnifiedModel, build_model
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks, start_ranks
 from tests.model.models import (
@@ -26,6 +26,12 @@ SEEDS = [0, 1, 2, 3]
 SURFACES = ["home", "search", "related"]
 
 
+def assert_equal(found: Logits, expected: Logits) -> None:
+    """Bit for bit."""
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def own_tasks(config: Config, model: UnifiedModel, surface: str) -> list[int]:
     return list(model.layout.task_indices(surface))
 
@@ -38,7 +44,7 @@ def test_a_request_batch_equals_its_flat_rows(seed: int) -> None:
     with torch.no_grad():
         grouped = model(collate(config, requests))
         flat = model(collate(config, flatten(requests)))
-    assert grouped.abs().max() > 0.1  # the weights do something
+    assert grouped.raw.abs().max() > 0.1  # the weights do something
     torch.testing.assert_close(grouped, flat, rtol=0, atol=1e-5)
 
 
@@ -55,7 +61,10 @@ def test_sharded_equals_plain_and_flat(seed: int) -> None:
             torch.testing.assert_close(sharded(batch), expected, rtol=0, atol=1e-5)
             torch.testing.assert_close(sharded(flat), expected, rtol=0, atol=1e-5)
         # With gradients, zero times the late features is added: that must not change a logit.
-        torch.testing.assert_close(sharded(batch).detach(), expected, rtol=0, atol=1e-5)
+        found = sharded(batch)
+        torch.testing.assert_close(
+            [each.detach() for each in found], [*expected], rtol=0, atol=1e-5
+        )
 
 
 def test_requests_of_very_different_sizes_equal_their_flat_rows() -> None:
@@ -111,14 +120,17 @@ def test_the_view_of_a_surface_is_the_joint_model(seed: int, surface: str) -> No
     with torch.no_grad():
         alone = collate(config, random_requests(config, 8, seed, [surface]))
         # Nothing else is computed on a batch of the surface alone, so not a bit may differ.
-        assert torch.equal(surface_logits(model, alone, surface), model(alone))
-        assert torch.equal(model.for_surface(surface)(alone), model(alone))
+        assert_equal(surface_logits(model, alone, surface), model(alone))
+        assert_equal(model.for_surface(surface)(alone), model(alone))
         mixed = collate(config, random_requests(config, 15, seed + 100))
         s = SURFACES.index(surface)
         rows = slice(mixed.candidate_offsets[s], mixed.candidate_offsets[s + 1])
         assert rows.stop > rows.start
         torch.testing.assert_close(
-            surface_logits(model, mixed, surface), model(mixed)[rows], rtol=0, atol=1e-6
+            [*surface_logits(model, mixed, surface)],
+            [each[rows] for each in model(mixed)],
+            rtol=0,
+            atol=1e-6,
         )
 
 
@@ -173,7 +185,7 @@ def test_tasks_that_a_surface_does_not_have_are_zero() -> None:
     batch = collate(config, random_requests(config, 12, 0))
     logits = model(batch)
     for s, surface in enumerate(SURFACES):
-        rows = logits[batch.candidate_offsets[s] : batch.candidate_offsets[s + 1]]
+        rows = logits.raw[batch.candidate_offsets[s] : batch.candidate_offsets[s + 1]]
         for t, task in enumerate(config.tasks):
             assert bool((rows[:, t] == 0).all()) == (task not in config.surfaces[surface].tasks)
 
@@ -185,18 +197,19 @@ def test_an_empty_history_a_single_candidate_and_an_empty_batch() -> None:
     without = [{**request, "history": []} for request in requests]
     one = [{**without[0], "candidates": without[0]["candidates"][:1]}]
     with torch.no_grad():
-        assert model(collate(config, without)).isfinite().all()
-        alone = model(collate(config, one))
+        assert model(collate(config, without)).raw.isfinite().all()
+        alone = model(collate(config, one)).raw
         assert alone.shape == (1, len(config.tasks))
         both = logits_of_candidates(model, config, without)
         torch.testing.assert_close(alone[0], both[id(one[0]["candidates"][0])], rtol=0, atol=1e-6)
-        assert model(empty_batch(Layout(config))).shape == (0, len(config.tasks))
+        for each in model(empty_batch(Layout(config))):
+            assert each.shape == (0, len(config.tasks))
         # A request that was shown nothing.
         nothing = [{**without[0], "candidates": []}, *without[1:]]
         rest = logits_of_candidates(model, config, nothing)
         for candidate, logits in rest.items():
             torch.testing.assert_close(logits, both[candidate], rtol=0, atol=1e-6)
-        assert model(collate(config, nothing[:1])).shape == (0, len(config.tasks))
+        assert model(collate(config, nothing[:1])).raw.shape == (0, len(config.tasks))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -234,7 +247,7 @@ def test_a_batch_without_a_surface_trains(missing: str) -> None:
     model = plain_model(config, 4).train()
     present = [surface for surface in SURFACES if surface != missing]
     batch = collate(config, random_requests(config, 10, 4, present))
-    model(batch).square().sum().backward()
+    model(batch).raw.square().sum().backward()
     for surface in SURFACES:
         gradients = [p.grad for p in model.towers[surface].parameters()]
         if surface == missing:
@@ -271,10 +284,11 @@ def test_blocks_can_be_left_out(change: str) -> None:
         flat = model(collate(config, flatten(requests)))
         torch.testing.assert_close(logits, flat, rtol=0, atol=1e-5)
         for s, surface in enumerate(SURFACES):
-            rows = logits[batch.candidate_offsets[s] : batch.candidate_offsets[s + 1]]
+            rows = slice(batch.candidate_offsets[s], batch.candidate_offsets[s + 1])
             view = surface_logits(model, batch, surface)
             own = own_tasks(config, model, surface)
-            torch.testing.assert_close(view[:, own], rows[:, own], rtol=0, atol=1e-6)
+            for seen, joint in zip(view, logits, strict=True):
+                torch.testing.assert_close(seen[:, own], joint[rows][:, own], rtol=0, atol=1e-6)
 
 
 def test_the_history_is_not_read_without_a_sequence_block() -> None:

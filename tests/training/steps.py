@@ -28,7 +28,7 @@ def stepper_of(config: Config, ranks: Ranks, seed: int = 0) -> Stepper:
     model = sharded_model(config, ranks, plain_model(config, seed))
     parameters = dense_parameters(model)
     check_one_optimizer_each(model, parameters)
-    dense = DenseOptimizer(parameters, config.training.dense)
+    dense = DenseOptimizer(parameters, config.training.dense, config.training.calibration)
     sparse = SparseRate(model, config.training.sparse.lr, config.training.dense.decay)
     return Stepper(model, dense, sparse, config, ranks)
 
@@ -40,9 +40,7 @@ def take_step(stepper: Stepper, batch: Batch, number: int) -> None:
 def gradients(stepper: Stepper, batch: Batch) -> dict[str, np.ndarray | None]:
     """The dense gradients of one backward pass; it updates the tables, as they are fused."""
     totals = stepper.totals(batch, False)
-    logits = stepper.model(batch)
-    losses = stepper.loss(logits, batch.labels, batch.surface_index, totals.label_counts)
-    losses.total.backward()
+    stepper.forward(batch, totals, 0, 0.0).objective.backward()
     return {
         name: None if parameter.grad is None else parameter.grad.numpy().copy()
         for name, parameter in stepper.dense.parameters.items()

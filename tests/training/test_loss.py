@@ -8,6 +8,7 @@ import torch
 
 from recsys.config import Config
 from recsys.training.loss import CellLoss, describe_fault
+from tests.model.models import uncalibrated
 from tests.model.requests import random_config
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_the_loss_is_its_formula(kind: str, seed: int) -> None:
     logits, labels, surfaces = tensors(*rows)
     loss = CellLoss(config, CPU)
     counts = loss.counts(labels, surfaces)
-    losses = loss(logits, labels, surfaces, counts)
+    losses = loss(uncalibrated(logits), labels, surfaces, counts)
     assert float(losses.total) == pytest.approx(loss_by_hand(config, *rows), rel=1e-5)
     assert torch.equal(losses.counts, counts)
     for s, surface in enumerate(config.surfaces.values()):
@@ -72,9 +73,9 @@ def test_shares_of_two_ranks_average_to_the_whole(kind: str) -> None:
     logits, labels, surfaces = tensors(*random_rows(config, 24, 1))
     alone, rank = CellLoss(config, CPU), CellLoss(config, CPU, world=2)
     counts = alone.counts(labels, surfaces)
-    whole = alone(logits, labels, surfaces, counts).total
+    whole = alone(uncalibrated(logits), labels, surfaces, counts).total
     parts = [
-        rank(logits[rows], labels[rows], surfaces[rows], counts).total
+        rank(uncalibrated(logits[rows]), labels[rows], surfaces[rows], counts).total
         for rows in (slice(0, 5), slice(5, 24))
     ]
     torch.testing.assert_close(sum(parts) / 2, whole)  # type: ignore[operator]
@@ -85,7 +86,7 @@ def test_unknown_labels_and_missing_tasks_have_no_gradient() -> None:
     logits, labels, surfaces = tensors(*random_rows(config, 40, 2))
     logits.requires_grad_()
     loss = CellLoss(config, CPU)
-    loss(logits, labels, surfaces, loss.counts(labels, surfaces)).total.backward()
+    loss(uncalibrated(logits), labels, surfaces, loss.counts(labels, surfaces)).total.backward()
     counted = ~labels.isnan() & loss.exists[surfaces]
     assert logits.grad is not None
     assert bool((logits.grad[~counted] == 0).all())
@@ -98,7 +99,7 @@ def test_an_infinite_logit_of_an_unknown_label_does_no_harm() -> None:
     logits[labels.isnan()] = float("inf")
     logits.requires_grad_()
     loss = CellLoss(config, CPU)
-    losses = loss(logits, labels, surfaces, loss.counts(labels, surfaces))
+    losses = loss(uncalibrated(logits), labels, surfaces, loss.counts(labels, surfaces))
     losses.total.backward()
     assert losses.total.isfinite()
     assert logits.grad is not None
@@ -111,7 +112,7 @@ def test_large_logits_keep_the_loss_exact() -> None:
     logits = torch.tensor([[1000.0, -1000.0, 0.0]])
     labels = torch.tensor([[0.0, 1.0, float("nan")]])
     surfaces = torch.tensor([0])
-    losses = loss(logits, labels, surfaces, loss.counts(labels, surfaces))
+    losses = loss(uncalibrated(logits), labels, surfaces, loss.counts(labels, surfaces))
     assert float(losses.sums[0, 0]) == 1000.0
     assert float(losses.sums[0, 1]) == 1000.0
 
@@ -123,7 +124,7 @@ def test_a_batch_without_rows_or_labels_is_zero() -> None:
         logits = torch.zeros(rows, 3, requires_grad=True)
         labels = torch.full((rows, 3), float("nan"))
         surfaces = torch.zeros(rows, dtype=torch.long)
-        total = loss(logits, labels, surfaces, loss.counts(labels, surfaces)).total
+        total = loss(uncalibrated(logits), labels, surfaces, loss.counts(labels, surfaces)).total
         assert float(total.detach()) == 0
         total.backward()
 
@@ -137,7 +138,7 @@ def test_a_fault_is_described_by_surface_task_and_row() -> None:
     surfaces = torch.tensor([0, 1, 1, 1, 2])
     logits[3, 2] = float("nan")
     logits[1, 0] = float("inf")  # search has no click: not the fault
-    losses = loss(logits, labels, surfaces, loss.counts(labels, surfaces))
+    losses = loss(uncalibrated(logits), labels, surfaces, loss.counts(labels, surfaces))
     assert not losses.total.isfinite()
     described = describe_fault(config, logits, labels, surfaces, losses.sums)
     assert described == "surface search, task buy, row 3 of the batch, logit nan, label 1.0"

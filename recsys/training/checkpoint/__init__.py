@@ -9,6 +9,7 @@ run directory. Everything that is not a tensor is in `state.json`.
 """
 
 from recsys.training.checkpoint.folder import (
+    BEST,
     best,
     is_complete,
     latest,
@@ -24,6 +25,7 @@ from recsys.training.checkpoint.read import load, whole_tensor
 from recsys.training.checkpoint.write import Writer
 
 __all__ = [
+    "BEST",
     "Progress",
     "Writer",
     "best",

@@ -7,9 +7,11 @@ from collections.abc import Hashable, Sequence
 from torch import nn
 
 from recsys.config import Config
+from recsys.config.model import CalibrationConfig
 from recsys.data.layout import IdColumn
 from recsys.model.numbers import NumberTransforms
 from recsys.model.unified import SHARED, UnifiedModel
+from recsys.training.optimizers import CALIBRATORS
 
 # One label an element along an axis; None: by position, and the axis must have the same length.
 Axis = Sequence[Hashable] | None
@@ -43,6 +45,11 @@ def axes(model: UnifiedModel) -> dict[str, tuple[Axis, Axis]]:
         gates = [(task, e) for task in tower.tower.tasks for e in experts]  # type: ignore[union-attr]
         found[f"towers.{name}.tower.gate.linear.weight"] = (gates, None)
         found[f"towers.{name}.tower.gate.linear.bias"] = (gates, None)
+    for name, calibrator in model.calibrators.items():
+        tasks = list(calibrator.tasks)  # type: ignore[arg-type]
+        for parameter, value in calibrator.named_parameters():
+            pieces = None if value.dim() == 1 else _pieces(config.model.calibration)
+            found[f"{CALIBRATORS}{name}.{parameter}"] = (tasks, pieces)
     return found
 
 
@@ -55,6 +62,11 @@ def meaning(config: Config, name: str) -> str:
     module = config.surfaces[match["surface"]].tower.modules[int(match["at"])]
     identity = json.dumps(module.model_dump(mode="json", by_alias=True), sort_keys=True)
     return f"towers.{match['surface']}.tower.fusions.{identity}.{match['rest']}"
+
+
+def _pieces(config: CalibrationConfig) -> list[Hashable]:
+    """The pieces of the logit's axis that have a slope."""
+    return [("bucket", config.limit, config.buckets, i) for i in range(config.buckets)]
 
 
 def _columns(config: Config, ids: list[IdColumn], numbers: NumberTransforms) -> list[Hashable]:

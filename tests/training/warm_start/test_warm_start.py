@@ -77,7 +77,7 @@ def started(config: Config, source: RunDirectory) -> tuple[UnifiedModel, dict[st
 @torch.inference_mode()
 def logits_of(model: UnifiedModel, config: Config, statistics: Statistics) -> np.ndarray:
     with Reader(config, "test", statistics, shuffle=False, batch_candidates=4096) as reader:
-        return np.concatenate([model(batch).numpy() for batch in reader])
+        return np.concatenate([model(batch).raw.numpy() for batch in reader])
 
 
 def test_nothing_new_changes_a_prediction(

@@ -1,0 +1,59 @@
+"""Fits a calibrator to scored rows: full batch, convex, to the optimum."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recsys.model.calibration import Calibrator
+
+STEPS = 500
+
+
+def why_not(labels: Tensor) -> str | None:
+    """Why known labels `[n]` cannot tell a calibrator anything; None if they can."""
+    if not len(labels):
+        return "no row with a known label"
+    if bool((labels == labels[0]).all()) and float(labels[0]) in (0.0, 1.0):
+        return f"all {len(labels):,} labels are {int(labels[0])}"
+    return None
+
+
+def refit(calibrator: Calibrator, logits: Tensor, labels: Tensor) -> None:
+    """Minimises `Σ BCE + penalty` in place, from where the calibrator is.
+
+    The penalty is half the squared distance of the slopes' parameters from the identity, as if each
+    had a standard normal prior: worth about one row. It decides where rows say nothing – a bucket
+    without any, labels that a threshold separates. The bias has none, so that at the optimum
+    Σ p = Σ y: PCOC is 1 on these rows.
+
+    Args:
+        calibrator: of one task.
+        logits: `[n]`, before calibration.
+        labels: `[n]`, all known, of both classes.
+    """
+    if len(calibrator.tasks) != 1:
+        raise ValueError(f"one task at a time, not {calibrator.tasks}")
+    kept = {name: each.dtype for name, each in calibrator.named_parameters()}
+    calibrator.double()
+    z, y = logits.detach().double().unsqueeze(1), labels.double()
+    optimizer = torch.optim.LBFGS(
+        calibrator.parameters(),
+        max_iter=STEPS,
+        history_size=20,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        found = calibrator(z, calibrator.tasks).squeeze(1)
+        bce = F.binary_cross_entropy_with_logits(found, y, reduction="sum")
+        objective = (bce + calibrator.penalty().sum()) / len(y)
+        objective.backward()
+        return objective
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.zero_grad()
+    for name, parameter in calibrator.named_parameters():
+        parameter.data = parameter.data.to(kept[name])

@@ -283,6 +283,43 @@ def calibrate(
 
 
 @app.command()
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Run directories, or tables of predictions."),
+    ],
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Take every argument for a table of predictions.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="train, valid or test, of runs.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Default: RUN/report.html; report.html for several.")
+    ] = None,
+    fields: Fields = None,
+    segments: Segments = None,
+    hit_at: Annotated[list[int] | None, typer.Option(help="A k of HIT@k; several.")] = None,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap over users.")] = 1000,
+    memory_limit: Annotated[str, typer.Option(help="DuckDB's; it sorts on disk beyond.")] = "2GB",
+    as_json: Json = False,
+) -> None:
+    """One HTML page on one or more systems: metrics with intervals, differences, calibration."""
+    from recsys.report.report import report as write_report
+
+    found = write_report(
+        paths,
+        out,
+        split=split,
+        predictions=predictions,
+        fields=fields or (),
+        segments=segments or (),
+        top=hit_at or (),
+        count=resamples,
+        memory=memory_limit,
+    )
+    _report(found, as_json, lambda console: console.print(f"report: {found['out']}"))
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="Run directory or export.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Request table: folder or file.")],

@@ -61,23 +61,27 @@ fi
 rm -rf "$data" "$run"
 root=(--set "data.root=$data")
 
-step "1/6  Is this machine ready?" "$recsys" doctor
-step "2/6  Logs of all surfaces as request tables" "${make_data[@]}"
-step "3/6  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
-step "4/6  One model for all surfaces, trained by two ranks" \
+step "1/7  Is this machine ready?" "$recsys" doctor
+step "2/7  Logs of all surfaces as request tables" "${make_data[@]}"
+step "3/7  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
+step "4/7  One model for all surfaces, trained by two ranks" \
   torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 "data.root=$data"
-step "5/6  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
-step "6/6  One artefact per surface, checked against the joint model" "$recsys" export "$run"
+step "5/7  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
+step "6/7  One artefact per surface, checked against the joint model" "$recsys" export "$run"
+step "7/7  Metrics with intervals, calibration, experts, gradients: one page" "$recsys" report "$run"
 
 cat <<END
 
 The run is in $run: its resolved config, plan, checkpoints, predictions and metrics.
 What to try next:
+  $recsys report RUN OTHER_RUN              # side by side, with paired differences
   .venv/bin/tensorboard --logdir $demo/runs
   $recsys evaluate $run --split valid
   $recsys evaluate $run --surface SURFACE   # one surface alone, by its view of the model
   $recsys predict $run/exports/SURFACE/VERSION $data/test OUT   # with an artefact alone
 END
 if [ -z "$raw" ]; then
-  echo "  REQUESTS=200000 make demo   # more logs come closer to the best reachable, shown under 2/6"
+  echo "  REQUESTS=200000 make demo   # more logs come closer to the best reachable, shown under 2/7"
 fi
+echo
+echo "The report: $run/report.html"

@@ -78,10 +78,15 @@ Weights = NDArray[np.floating]
 
 
 def weighted(weights: Weights, sums: NDArray[Any]) -> NDArray[np.float64]:
-    """`[B, K]` weights and sums `[K, …]` → `[B, …]`; empty buckets cost nothing."""
+    """`[B, K]` weights and sums `[K, …]` → `[B, …]`, in the precision of the weights.
+
+    Resamples are float32, which is 1e-6 of a sum and far inside its interval.
+    """
     flat = sums.reshape(sums.shape[0], -1)
     filled = np.flatnonzero(flat.any(axis=1))
-    found = weights[:, filled].astype(flat.dtype) @ flat[filled]
+    if len(filled) < len(flat) // 2:  # mostly empty buckets cost nothing
+        weights, flat = weights[:, filled], flat[filled]
+    found = weights @ flat.astype(weights.dtype)
     return found.reshape(len(weights), *sums.shape[1:]).astype(np.float64)
 
 

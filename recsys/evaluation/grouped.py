@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.evaluation.metrics import _auc_of_groups
+from recsys.evaluation.metrics import auc_of_groups
 from recsys.evaluation.rows import REQUEST, UNIT, PredictionRows, integers, quoted
 from recsys.evaluation.slices import Slicing
 
@@ -72,9 +72,9 @@ def gauc_sums(
                 if not keep.any():
                     continue
                 v = len(each.labels)
-                # Ascending keys number the groups as `_auc_of_groups` does.
+                # Ascending keys number the groups as `auc_of_groups` does.
                 key, first = np.unique(group[keep] * v + slice_of[keep], return_index=True)
-                values, impressions = _auc_of_groups(
+                values, impressions = auc_of_groups(
                     block[p][keep],
                     block[y][keep].astype(np.float64),
                     group[keep] * v + slice_of[keep],

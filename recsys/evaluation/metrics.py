@@ -118,7 +118,7 @@ def logloss(probability: NDArray[Any], label: NDArray[Any], weight: Weight = Non
     of exactly 1 stands for everything above 1 - ε, so a narrower clip would invent a loss.
     """
     p, y, w = _weighted_rows(probability, label, weight)
-    return float(np.average(_cross_entropy(p, y), weights=w)) if len(y) else None
+    return float(np.average(cross_entropy(p, y), weights=w)) if len(y) else None
 
 
 def normalized_entropy(
@@ -133,7 +133,7 @@ def normalized_entropy(
     if not 0 < rate < 1:
         return None
     entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
-    return float(np.average(_cross_entropy(p, y), weights=w) / entropy)
+    return float(np.average(cross_entropy(p, y), weights=w) / entropy)
 
 
 def pcoc(probability: NDArray[Any], label: NDArray[Any], weight: Weight = None) -> float | None:
@@ -248,14 +248,15 @@ def _gauc(
     p, y, w, group = p[group >= 0], y[group >= 0], w[group >= 0], group[group >= 0]
     if not _both_classes(y):
         return None
-    values, impressions = _auc_of_groups(p, y, group, w)
+    values, impressions = auc_of_groups(p, y, group, w)
     has_value = ~np.isnan(values)
     if not has_value.any():
         return None
     return float(np.average(values[has_value], weights=impressions[has_value]))
 
 
-def _cross_entropy(p: NDArray[Any], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def cross_entropy(p: NDArray[Any], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cross-entropy `[N]` of checked rows, clipped as `logloss` says."""
     epsilon = float(np.finfo(p.dtype).eps)
     clipped = np.clip(p.astype(np.float64), epsilon, 1 - epsilon)
     return -(y * np.log(clipped) + (1 - y) * np.log1p(-clipped))
@@ -271,7 +272,7 @@ def _gap_between_means(
     return float(np.abs(np.bincount(bin_of, weights=gaps)).sum() / total)
 
 
-def _auc_of_groups(
+def auc_of_groups(
     p: NDArray[Any], y: NDArray[np.float64], g: NDArray[np.int64], w: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUC (NaN where one class) and impressions of each group.

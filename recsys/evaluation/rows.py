@@ -75,8 +75,8 @@ class PredictionRows:
         )
         listed = ", ".join(text(str(file)) for file in self.files)
         # By name: the first file's columns may stand in another order, or be all null.
-        source = f"read_parquet([{listed}], union_by_name = true)"
-        self._database.execute(f"CREATE VIEW source AS SELECT * FROM {source}")
+        self.source = f"read_parquet([{listed}], union_by_name = true)"
+        self._database.execute(f"CREATE VIEW source AS SELECT * FROM {self.source}")
         try:
             counts = self._check()
         except BaseException:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.evaluation.metrics import ECE_BINS, _cross_entropy
+from recsys.evaluation.metrics import ECE_BINS, cross_entropy
 from recsys.evaluation.rows import integers
 
 # Counts; with the weight w of a row, sums of w, w y, w p and w CE; p and CE before calibration.
@@ -100,9 +100,9 @@ class TaskRows:
                 w,
                 w * y,
                 w * p64,
-                w * _cross_entropy(p, y),
+                w * cross_entropy(p, y),
                 zero if raw is None else w * raw,
-                zero if raw is None else w * _cross_entropy(raw, y),
+                zero if raw is None else w * cross_entropy(raw, y),
             ],
             axis=1,
         )

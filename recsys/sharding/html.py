@@ -4,22 +4,21 @@ from html import escape
 from io import StringIO
 from typing import Any
 
+from recsys.page import page
 from recsys.sharding.units import show_bytes, show_ms
 
 STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
-h2{margin-top:2rem} pre{overflow-x:auto;background:#f6f6f4;padding:1rem;font-size:12px}
-svg text{font:11px system-ui,sans-serif;fill:#444} .key{margin-right:1.5rem;white-space:nowrap}
+svg text{font-size:11px;fill:var(--soft)} .key{margin-right:1.5rem;white-space:nowrap}
 .key i{display:inline-block;width:.8em;height:.8em;margin-right:.4em}
 """
-COLOURS = ("#3b6ea8", "#c9c6be", "#e9e7e1", "#d08a3c")
+COLOURS = ("var(--c0)", "var(--c5)", "var(--grid)", "var(--c1)")
 WIDTH, LEFT, RIGHT, STEP, BAR = 900, 60, 150, 16, 11
 
 
 def html_report(report: dict[str, Any]) -> str:
     """The page: bars, then the report as text."""
     title = f"{report['config']} on {report['topology']['label']}"
-    parts = [f"<h1>{escape(title)}</h1>"]
+    parts = []
     if report["fits"]:
         ranks = report["ranks"]
         for memory, name in (("hbm", "Device memory (HBM)"), ("ddr", "Host memory (DDR)")):
@@ -36,9 +35,7 @@ def html_report(report: dict[str, Any]) -> str:
             _bars(ranks, fields, slowest, show_ms),
         ]
     parts += ["<h2>Report</h2>", f"<pre>{escape(_text(report))}</pre>"]
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    return page(title, parts, STYLE)
 
 
 def _bars(ranks: list[dict[str, Any]], fields: dict[str, str], limit: float, show: Any) -> str:
@@ -71,7 +68,7 @@ def _bars(ranks: list[dict[str, Any]], fields: dict[str, str], limit: float, sho
     )
     return (
         f"<p>{keys}</p>\n"
-        f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
+        f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}">'
         + "".join(drawn)
         + "</svg>"
     )

@@ -284,6 +284,30 @@ def test_evaluate_of_an_unknown_split_or_surface(trained, recsys):
     assert_message(recsys("evaluate", run, "--surface", "serach"), 2, "serach", "search")
 
 
+def test_evaluate_by_segments_and_fields(trained, recsys):
+    run, _ = trained
+    options = ("--segment", "known_group", "--field", "group", "--json")
+    found = recsys("evaluate", run, *options).document
+    assert set(found["field_ece"]) == {"surface", "group"}
+    rows = [each["tasks"]["click"]["rows"] for each in found["segments"]["known_group"].values()]
+    assert sum(rows) == found["all"]["tasks"]["click"]["rows"]
+    assert_message(recsys("evaluate", run, "--segment", "grup"), 2, "--segment grup", "group")
+
+
+def test_report_prints_one_json_document_and_writes_a_page(recsys, tmp_path):
+    from tests.report.tables import predictions, write
+
+    tables = [write(tmp_path / name, predictions(noise)) for name, noise in (("a", 0), ("b", 1))]
+    out = tmp_path / "page.html"
+    options = ("--resamples", 100, "--segment", "age", "--hit-at", 2, "--out", out)
+    done = recsys("report", "--predictions", *tables, *options, "--json")
+    assert done.code == 0, done.err
+    assert [each["name"] for each in done.document["systems"]] == ["a", "b"]
+    assert "hit@2" in done.document["differences"][0]["all"]["tasks"]["click"]
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert_message(recsys("report", tables[0], tmp_path / "gone"), 2, "gone", "no such predictions")
+
+
 def test_predict_prints_one_json_document(trained, recsys, simulated_log, tmp_path):
     run, _ = trained
     out = tmp_path / "predictions"

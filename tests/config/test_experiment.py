@@ -86,6 +86,10 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "contents; rename yours",
     ),
     (
+        [("surfaces.main.negative_sampling", {"clik": 0.1})],
+        "surfaces.main.negative_sampling.clik: not a task of this surface; did you mean click?",
+    ),
+    (
         [("model.gates.ppnet", ["usr_id"])],
         "model.gates.ppnet: usr_id is no id feature of all surfaces; did you mean user_id?",
     ),

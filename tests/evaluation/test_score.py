@@ -69,7 +69,7 @@ def test_a_users_module_is_in_plan_checkpoint_and_model(run: RunDirectory, confi
 
 
 def test_the_predictions_table_has_a_row_a_candidate(
-    predictions: pa.Table, requests: list[dict], config: Config
+    run: RunDirectory, predictions: pa.Table, requests: list[dict], config: Config
 ) -> None:
     rows = {
         (request["request_id"], position): (request, candidate)
@@ -78,6 +78,7 @@ def test_the_predictions_table_has_a_row_a_candidate(
     }
     found = predictions.to_pylist()
     assert len(found) == len(rows)
+    calibrators = load_model(run, config).requires_grad_(False).calibrators
     for row in found:
         request, candidate = rows.pop((row["request_id"], row["candidate"]))
         assert row["surface"] == request["surface"]
@@ -90,8 +91,12 @@ def test_the_predictions_table_has_a_row_a_candidate(
             assert (row[f"logit.{task}"] is not None) == has
             assert row[f"label.{task}"] == (candidate[task] if has else None)
             if has:
-                expected = 1 / (1 + np.exp(-np.float64(row[f"logit.{task}"])))
+                own = calibrators[row["surface"]]
+                t = own.tasks.index(task)
+                slope, bias = float(own.log_slope[t].exp()), float(own.bias[t])
+                expected = 1 / (1 + np.exp(-(slope * row[f"logit.{task}"] + bias)))
                 assert row[task] == pytest.approx(expected, rel=1e-6)
+                assert (slope, bias) != (1.0, 0.0)
     assert not rows
 
 

@@ -18,8 +18,13 @@ from tests.model.requests import Request, collate
 def draw_weights(model: nn.Module, seed: int) -> None:
     """Draws all weights anew, so that modules that start at zero and statistics take part."""
     generator = torch.Generator().manual_seed(seed)
+    # Of their own, so that all else is the same with calibrators and without.
+    of_calibrators = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for _, parameter in sorted(model.named_parameters()):
+        for name, parameter in sorted(model.named_parameters()):
+            if name.startswith("calibrators."):
+                parameter.copy_(torch.randn(parameter.shape, generator=of_calibrators) * 0.3)
+                continue
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
         for _, module in sorted(model.named_modules()):
             if isinstance(module, NumberTransforms):

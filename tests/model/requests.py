@@ -13,7 +13,7 @@ from recsys.data.layout import IdColumn, Layout, is_sequences
 
 Request = dict[str, Any]
 
-KINDS = ("platt", "isotonic", "global", "none")  # of calibration
+KINDS = ("platt", "isotonic", "global", "platt", "none")  # of calibration, by seed
 
 
 # What peers have, by the seed of the configuration that has it.
@@ -86,7 +86,7 @@ def random_config(seed: int, **changes: Any) -> Config:
             "projection": {"sequence": 4, "width": 16},
             "crossing": {"layers": draw.randint(1, 2), "rank": 4},
             "experts": {"count": draw.randint(1, 3), "hidden": draw.choice([[8], [10, 6]])},
-            "calibration": {"kind": KINDS[seed % 4], "buckets": 6, "limit": 3.0},
+            "calibration": {"kind": KINDS[seed % len(KINDS)], "buckets": 6, "limit": 3.0},
         },
     }
     document["model"] |= PEERS.get(seed, {})

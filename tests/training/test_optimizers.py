@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.config.training import DenseConfig
+from recsys.config.training import CalibratorsConfig, DenseConfig
 from recsys.training.optimizers import (
     DenseOptimizer,
     check_one_optimizer_each,
@@ -69,6 +69,22 @@ def test_the_norm_is_over_all_parameters_and_clipping_can_be_left_out() -> None:
     optimizer = DenseOptimizer({"a": first, "b": second}, DenseConfig())
     assert float(optimizer.step(0, 0.0)) == 5.0
     assert DenseOptimizer({"a": first}, DenseConfig(clip_norm=None)).step(0, 0.0) is None
+
+
+def test_calibrators_have_a_rate_of_their_own_and_nothing_else() -> None:
+    """No warm-up, no weight decay, no clipping, no part in the norm; the decay is everyone's."""
+    config = DenseConfig(lr=0.1, warmup_steps=50, clip_norm=1e-3, weight_decay=0.5, decay="linear")
+    network, mine, reference = a_parameter(2), a_parameter(3), a_parameter(3)
+    parameters = {"trunk.w": network, "calibrators.home.bias": mine}
+    optimizer = DenseOptimizer(parameters, config, CalibratorsConfig(lr=0.03))
+    adam = torch.optim.Adam([reference], lr=0.03 * 0.75, eps=config.eps)
+    for step in range(4):
+        gradient = torch.randn(3, generator=torch.Generator().manual_seed(step))
+        mine.grad, reference.grad = gradient.clone(), gradient.clone()
+        network.grad = torch.tensor([3.0, 4.0])
+        assert float(optimizer.step(step, 0.25)) == 5.0
+        adam.step()
+    torch.testing.assert_close(mine, reference)
 
 
 def test_a_parameter_without_a_gradient_stays_bit_for_bit() -> None:

@@ -8,7 +8,7 @@ from recsys.data.layout import Layout
 from recsys.errors import RunError
 from recsys.training.ranks import start_ranks
 from recsys.training.step import Lockstep
-from tests.model.requests import collate, random_requests
+from tests.model.requests import collate, random_config, random_requests
 from tests.training.steps import stepper_of, take_step, training_config, weights
 
 SURFACES = ["home", "search", "related"]
@@ -29,19 +29,42 @@ def test_a_tower_without_rows_does_not_move(seed: int, absent: str) -> None:
         take_step(stepper, collate(config, random_requests(config, 12, 9, others)), 3)
         after = weights(stepper)
         later = stepper.dense.state_dict()
-    own = [name for name in before if name.startswith(f"towers.{absent}.")]
-    assert own
+    prefixes = (f"towers.{absent}.", f"calibrators.{absent}.")
+    own = [name for name in before if name.startswith(prefixes)]
+    assert {name.split(".")[0] for name in own} == {"towers", "calibrators"}
     for name in own:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
-    momenta = {name: m for name, m in moments.items() if name.startswith(f"towers.{absent}.")}
+    momenta = {name: m for name, m in moments.items() if name.startswith(prefixes)}
     assert any(name.endswith("exp_avg") and bool((m != 0).any()) for name, m in momenta.items())
     for name, value in momenta.items():
         assert torch.equal(value, later[name]), name
     moved = [name for name in before if not np.array_equal(before[name], after[name])]
     for other in others:
         assert any(name.startswith(f"towers.{other}.") for name in moved)
+        assert any(name.startswith(f"calibrators.{other}.") for name in moved)
     assert any(name.startswith("trunk.") for name in moved)
     assert any(name.startswith("lookup.") for name in moved)
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic", "global"])
+def test_training_takes_the_same_steps_with_calibrators_and_without(kind: str) -> None:
+    """Bit for bit, also where the gradient is clipped and weights decay."""
+    found = {}
+    for each in ("none", kind):
+        document = training_config(1).model_dump(mode="json", by_alias=True)
+        document["model"]["calibration"]["kind"] = each
+        dense = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 0, "clip_norm": 0.1}
+        config = random_config(1, model=document["model"], training={"dense": dense})
+        with start_ranks(60) as ranks:
+            stepper = stepper_of(config, ranks, 1)
+            for step in range(4):
+                take_step(stepper, collate(config, random_requests(config, 12, step)), step)
+            found[each] = weights(stepper)
+    own = {name for name in found[kind] if name.startswith("calibrators.")}
+    assert own
+    assert found[kind].keys() - own == found["none"].keys()
+    for name, value in found["none"].items():
+        np.testing.assert_array_equal(value, found[kind][name], err_msg=name)
 
 
 def test_rows_that_no_request_reads_do_not_move() -> None:

@@ -76,8 +76,12 @@ def started(config: Config, source: RunDirectory) -> tuple[UnifiedModel, dict[st
 
 @torch.inference_mode()
 def logits_of(model: UnifiedModel, config: Config, statistics: Statistics) -> np.ndarray:
+    """`[2 N, T]`, raw ones and below them calibrated ones."""
     with Reader(config, "test", statistics, shuffle=False, batch_candidates=4096) as reader:
-        return np.concatenate([model(batch).raw.numpy() for batch in reader])
+        parts = [model(batch) for batch in reader]
+    raw, calibrated, _ = (torch.cat(each) for each in zip(*parts, strict=True))
+    assert not torch.allclose(raw.double(), calibrated, atol=1e-4)
+    return torch.cat([raw.double(), calibrated]).numpy()
 
 
 def test_nothing_new_changes_a_prediction(

@@ -65,6 +65,7 @@ model:
   projection: {{sequence: 32, width: 256}}
   crossing: {{layers: 2, rank: 64}}
   experts: {{count: 3, hidden: [128]}}
+  calibration: {{kind: platt}}            # each surface by its own traffic
 
 training:
   epochs: 4

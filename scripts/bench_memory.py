@@ -3,10 +3,11 @@
     python scripts/bench_memory.py [--requests 200000] [--factor 10] [--folder DIR] [--json]
 
 Runs `recsys data simulate` and `recsys train` (one epoch and its validation) as processes of their
-own and takes the largest resident set that the system counted for each. Both trainings have the
-model and the tables of the larger log: a small model, as what is looked for is what grows with the
-rows. The smaller log must be several of the reader's windows (8 row groups of 4,096 requests, of
-which three may be in memory): the default has 5 in its train split.
+own and takes the largest resident set that the system counted for each. Users and items are as many
+at both sizes, and both trainings have the same small model and tables: what is looked for is what
+grows with the rows. The smaller log must be many of the windows of the reader (2 row groups of 4,096
+requests, of which three may be in memory), or the larger one only has more chances of a high peak:
+the default has 20 in its train split.
 """
 
 import json
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 OVERRIDES = (
-    "data.shuffle_row_groups=8",
+    "data.shuffle_row_groups=2",
     "model.sequence={dim: 16, layers: 1, heads: 2, feedforward: 16}",
     "model.projection={sequence: 8, width: 32}",
     "model.crossing=null",
@@ -29,6 +30,7 @@ OVERRIDES = (
     "training.epochs=1",
     "training.threads=1",
 )
+SAME = ("--users", "2000", "--items", "2000")
 
 
 def peak_megabytes(arguments: list[str]) -> float:
@@ -59,7 +61,7 @@ def measure(folder: Path, requests: int, factor: int, candidates: int) -> dict[s
     logs = {"1x": requests, f"{factor}x": requests * factor}
     simulating, training = {}, {}
     for name, count in logs.items():
-        sizes = ["--requests", str(count), "--candidates", str(candidates)]
+        sizes = ["--requests", str(count), "--candidates", str(candidates), *SAME]
         simulating[name] = peak_megabytes(["data", "simulate", str(folder / name), *sizes])
     config = folder / f"{factor}x" / "config.yaml"
     for name in logs:

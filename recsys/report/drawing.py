@@ -19,6 +19,7 @@ _NAMES |= {colour: f"c{i}" for i, colour in enumerate(SERIES)}
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names may have a $
     "svg.hashsalt": "recsys",
     "font.size": 8.5,
     "text.color": INK,

@@ -49,6 +49,10 @@ def contents(titles: Sequence[str]) -> str:
     return f"<nav><ol>{listed}</ol></nav>"
 
 
+def subheading(words: str) -> str:
+    return f"<h3>{escape(words)}</h3>"
+
+
 def paragraph(words: str) -> str:
     """`words` may have HTML."""
     return f"<p>{words}</p>"

@@ -80,7 +80,8 @@ def predict(run: RunDirectory, split: str) -> None:
 
 def names_of(paths: Sequence[Path]) -> list[str]:
     """Short names that tell the paths apart: as many of the last parts as it takes."""
-    parts = [path.resolve().with_suffix("").parts for path in paths]
+    whole = [path.resolve() for path in paths]
+    parts = [(p.with_suffix("") if p.suffix == ".parquet" else p).parts for p in whole]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):

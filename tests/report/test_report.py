@@ -204,10 +204,12 @@ def test_one_class_and_unknown_slices_are_null(tmp_path):
 def test_names_of_users_and_surfaces_are_text(tmp_path):
     data = predictions()
     data["surface"] = np.where(data["surface"] == "home", "<b>'home' & \"co\"</b>", "sear$ch_{")
-    document = report([write(tmp_path / "a & <b>", data)], tmp_path / "out.html", count=100)
+    names = {name: write(tmp_path / name, data) for name in ("a & <i>", "$x$ <s>")}
+    document = report(list(names.values()), tmp_path / "out.html", segments=["age"], count=100)
     page_of(document)
     with open(document["out"], encoding="utf-8") as file:
-        assert "<b>'home'" not in file.read()
+        text = file.read()
+    assert not {tag for tag in ("<b>'home'", "<i>", "<s>") if tag in text}
 
 
 def test_wrong_input(tables, tmp_path):

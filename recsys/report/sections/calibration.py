@@ -1,8 +1,9 @@
 """Calibration before and after, score distributions, days."""
 
+from html import escape
 from typing import Any
 
-from recsys.report.html import Raw, estimate, grid, keys, paragraph, section, table
+from recsys.report.html import Raw, estimate, grid, keys, paragraph, section, subheading, table
 from recsys.report.plots import lines, reliability
 from recsys.report.sections.cells import (
     ALL,
@@ -142,7 +143,7 @@ def days(document: Document) -> str:
             continue
         dates = {line["day"] for tasks in found.values() for t in tasks.values() for line in t}
         if len(dates) < 2:
-            parts.append(paragraph(f"{system['name']}: all rows are of one day."))
+            parts.append(paragraph(escape(f"{system['name']}: all rows are of one day.")))
             continue
         names = [name for name in surfaces_of(document) if name in found or name == ALL]
         names = names if len(names) <= MOST_LINES else [ALL]
@@ -157,7 +158,7 @@ def days(document: Document) -> str:
                 if series:
                     drawings.append(lines(f"{title}, {task}", series, reference=1.0))
         if len(document["systems"]) > 1:
-            parts.append(f"<h3>{system['name']}</h3>")
+            parts.append(subheading(system["name"]))
         parts.append(grid(drawings))
     if not parts:
         return ""

@@ -10,6 +10,7 @@ from recsys.report.html import (
     keys,
     paragraph,
     section,
+    subheading,
     table,
 )
 from recsys.report.plots import intervals
@@ -100,8 +101,8 @@ def differences(document: Document) -> str:
         return ""
     parts = [
         paragraph(
-            f"Less the baseline, <b>{document['baseline']}</b>, on the same rows and in the same "
-            "resamples of users. Coloured where the interval leaves out 0: green is better, red is "
+            f"Less the baseline, <b>{escape(document['baseline'])}</b>: on the same rows, and in "
+            "the same resamples. Coloured where the interval leaves out 0: green is better, red is "
             "worse."
         )
     ]
@@ -128,8 +129,8 @@ def differences(document: Document) -> str:
             for metric in ("auc", "ne")
         ]
         parts += [
-            f"<h3>{found['system']} − {document['baseline']}</h3>",
-            *(paragraph(note) for note in found["notes"]),
+            subheading(f"{found['system']} − {document['baseline']}"),
+            *(paragraph(escape(note)) for note in found["notes"]),
             grid(drawings),
             table(["surface", "task", *map(heading, columns)], rows, names=2),
         ]
@@ -165,7 +166,7 @@ def segments(document: Document) -> str:
                     rows.append([label, task, *name, f"{cell['rows']:,}", *numbers])
         names = [column, "task", *(["system"] if many else [])]
         parts += [
-            f"<h3>{_words(column)}</h3>",
+            subheading(_words(column)),
             table([*names, "rows", *map(heading, columns)], rows, names=len(names)),
         ]
     if not parts:

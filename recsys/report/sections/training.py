@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from recsys.report.html import NO_VALUE, Raw, estimate, grid, heat, keys, paragraph, section, table
+from recsys.report.html import (
+    NO_VALUE,
+    Raw,
+    estimate,
+    grid,
+    heat,
+    keys,
+    paragraph,
+    section,
+    subheading,
+    table,
+)
 from recsys.report.plots import learning
 from recsys.report.sections.cells import ALL, Document, every_cell, panels, runs_of
 
@@ -65,7 +76,7 @@ def experts(document: Document) -> str:
             word = "No expert is dead."
         fair = 1 / len(rows[0][1])
         parts += [
-            f"<h3>{name}</h3>" if len(runs) > 1 else "",
+            subheading(name) if len(runs) > 1 else "",
             paragraph(f"{word} A fair share is {fair:.2f}."),
             heat(heads, rows, most=1.0, marked=found["dead"]),
         ]
@@ -84,12 +95,12 @@ def gradients(document: Document) -> str:
     runs = [(name, run["gradients"]) for name, run in runs_of(document) if run["gradients"]]
     for name, found in runs:
         if len(runs) > 1:
-            parts.append(f"<h3>{name}</h3>")
+            parts.append(subheading(name))
         for kind in ("surfaces", "tasks"):
             names = found[kind]["names"]
             rows = list(zip(names, found[kind]["cosine"], strict=True))
             parts += [
-                f"<h3>Between {kind}</h3>",
+                subheading(f"Between {kind}"),
                 heat(names, rows, most=1.0, signed=True, diagonal=True),
             ]
         names = [" · ".join(cell) for cell in found["cells"]["names"]]
@@ -165,7 +176,7 @@ def data(document: Document) -> str:
             rows.append(row)
         heads = [h for split in found for h in (f"{split} labels", "rate")]
         parts += [
-            f"<h3>{name}</h3>" if len(runs_of(document)) > 1 else "",
+            subheading(name) if len(runs_of(document)) > 1 else "",
             table(["split", "requests", "candidates", "users"], splits, fit=True),
             table(["surface", "task", *heads], rows, names=2),
         ]

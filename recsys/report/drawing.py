@@ -64,7 +64,7 @@ def draw(
         figure = Figure(figsize=size)
         width, height = size
         figure.subplots_adjust(
-            left / width, bottom / height, 1 - 0.1 / width, 1 - 0.28 / height, hspace=0.42
+            left / width, bottom / height, 1 - 0.2 / width, 1 - 0.28 / height, hspace=0.42
         )
         if rows == 1:
             fill(figure.add_subplot())

@@ -1,5 +1,6 @@
 """How parts of the page walk through the document."""
 
+from collections import Counter
 from typing import Any
 
 Document = dict[str, Any]
@@ -19,9 +20,11 @@ def cells_of(system: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def every_cell(document: Document) -> list[tuple[str, str]]:
-    """The cells of any system, surfaces first."""
+    """The cells of any system, surfaces first; a task of one surface is not repeated for all."""
     cells = dict.fromkeys(c for system in document["systems"] for c in cells_of(system))
-    return sorted(cells, key=lambda cell: cell[0] == ALL)
+    surfaces = Counter(task for surface, task in cells if surface != ALL)
+    kept = [cell for cell in cells if cell[0] != ALL or surfaces[cell[1]] != 1]
+    return sorted(kept, key=lambda cell: cell[0] == ALL)
 
 
 def every_task(document: Document) -> list[str]:

@@ -21,7 +21,6 @@ from recsys.report.sections.cells import (
     cells_of,
     every_cell,
     every_task,
-    surfaces_of,
 )
 
 HEADINGS = {
@@ -81,17 +80,17 @@ def metrics(document: Document) -> str:
 
 
 def _drawings(document: Document) -> list[str]:
-    tasks, rows = every_task(document), surfaces_of(document)[:MOST_PANELS]
+    cells = every_cell(document)
     found = []
-    for task in tasks:
+    for task in every_task(document):
+        rows = [surface for surface, other in cells if other == task][:MOST_PANELS]
         for metric, reference in DRAWN.items():
             systems = [
                 (s["name"], {c[0]: e for c, e in cells_of(s).items() if c[1] == task})
                 for s in document["systems"]
             ]
-            there = [row for row in rows if any(row in cells for _, cells in systems)]
             title = f"{heading(metric)}, {task}"
-            found.append(intervals(title, systems, there, metric, reference=reference))
+            found.append(intervals(title, systems, rows, metric, reference=reference))
     return found
 
 

@@ -5,7 +5,7 @@
 Runs `recsys data simulate` and `recsys train` (one epoch and its validation) as processes of their
 own and takes the largest resident set that the system counted for each. Users and items are as many
 at both sizes, and both trainings have the same small model and tables: what is looked for is what
-grows with the rows. The smaller log must be many of the windows of the reader (2 row groups of 4,096
+grows with the rows. The smaller log must be many windows of the reader (2 row groups of 4,096
 requests, of which three may be in memory), or the larger one only has more chances of a high peak:
 the default has 20 in its train split.
 """

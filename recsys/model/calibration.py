@@ -18,6 +18,7 @@ from recsys.config.model import CalibrationConfig
 # the code that torch.export writes.
 EVERY_SURFACE = "every_surface"
 LEAST_SLOPE = 1e-3
+PRIOR_SD = 0.25  # of log a, where rows say nothing: measured in docs/howto/calibrate.md
 
 
 class Calibrator(nn.Module):
@@ -42,8 +43,8 @@ class Calibrator(nn.Module):
         raise NotImplementedError
 
     def penalty(self) -> Tensor:
-        """Σ over the parameters that have one of their distance from the identity, squared and
-        halved, `[T]`; see `recsys.training.refit`."""
+        """Minus the log density of a prior of the slopes around the identity, `[T]`; see
+        `recsys.training.refit`."""
         raise NotImplementedError
 
 
@@ -62,7 +63,7 @@ class Platt(Calibrator):
         return z * log_slope.exp() + bias
 
     def penalty(self) -> Tensor:
-        return self.log_slope.square() / 2
+        return (self.log_slope / PRIOR_SD).square() / 2
 
 
 class Isotonic(Calibrator):
@@ -106,6 +107,7 @@ class Isotonic(Calibrator):
         return levels[task, nearer] + slopes[task, bucket] * (z - self.knots[nearer])
 
     def penalty(self) -> Tensor:
+        """A standard normal prior of each w."""
         return (self.slopes - self.identity()).square().sum(1) / 2
 
 

@@ -21,10 +21,10 @@ def why_not(labels: Tensor) -> str | None:
 def refit(calibrator: Calibrator, logits: Tensor, labels: Tensor) -> None:
     """Minimises `Σ BCE + penalty` in place, from where the calibrator is.
 
-    The penalty is half the squared distance of the slopes' parameters from the identity, as if each
-    had a standard normal prior: worth about one row. It decides where rows say nothing – a bucket
-    without any, labels that a threshold separates. The bias has none, so that at the optimum
-    Σ p = Σ y: PCOC is 1 on these rows.
+    The penalty is a prior of the slopes around the identity, `Calibrator.penalty`, worth a few
+    rows. It decides where rows say little: a cell with five positives, a bucket without any, labels
+    that a threshold separates. The bias has none, so that at the optimum Σ p = Σ y: PCOC is 1 on
+    these rows.
 
     Args:
         calibrator: of one task.

@@ -49,7 +49,7 @@ def test_platt_is_scipys_optimum(seed: int) -> None:
 
     def objective(x: np.ndarray) -> float:
         found = np.exp(x[0]) * z + x[1]
-        return float((np.logaddexp(0, found) - y * found).sum() + x[0] ** 2 / 2)
+        return float((np.logaddexp(0, found) - y * found).sum() + (x[0] / 0.25) ** 2 / 2)
 
     best = minimize(objective, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9})
     calibrator = calibrator_of("platt")

@@ -60,7 +60,10 @@ UNKNOWN = [
     ),
     ("sharding.constraints.video.type", "sharding.constraints.video.type; did you mean types?"),
     ("evaluation.groop", "evaluation.groop; did you mean group?"),
-    ("evaluation.zzz", "evaluation.zzz; known: group, keep, batch_candidates"),
+    (
+        "evaluation.zzz",
+        "evaluation.zzz; known: group, keep, hit_at, fields, segments, batch_candidates",
+    ),
 ]
 
 

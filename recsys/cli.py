@@ -345,6 +345,9 @@ def export(
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe: a YAML file, or an export that has one.")
     ] = None,
+    aot: Annotated[
+        bool, typer.Option("--aot", help="An AOTInductor package too; needs a C++ compiler.")
+    ] = False,
     data: Annotated[
         str | None, typer.Option(help="Labelled table for parity. Default: export.split.")
     ] = None,
@@ -356,7 +359,7 @@ def export(
     from recsys.export.show import print_exports
 
     exports = export_surfaces(
-        run, surface, out, recipe, embeddings, tasks, table=data, overrides=overrides
+        run, surface, out, recipe, embeddings, tasks, aot=aot, table=data, overrides=overrides
     )
     _report({"exports": exports}, as_json, lambda console: print_exports(exports, console))
 

@@ -89,6 +89,11 @@ class Recipe(Section):
     history_length: int | None = Field(
         None, ge=1, description="Latest events read. Default: `features.history.length`"
     )
+    aot: bool = Field(
+        False,
+        description="Besides the program, a package that AOTInductor compiled for processors like "
+        "that of the machine that exports; it needs a C++ compiler",
+    )
     tower: str | None = Field(
         None,
         description="Folder of a fine-tuned export of this surface: its tower is taken, with the "

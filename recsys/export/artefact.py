@@ -20,6 +20,7 @@ from recsys.export.signature import Signature
 from recsys.model.unified import UnifiedModel, build_model
 
 PROGRAM, WEIGHTS, CONFIG = "model.pt2", "weights.safetensors", "config.yaml"
+COMPILED = "model.aot.pt2"
 STATISTICS, EXAMPLE = "statistics", "example.json"
 
 

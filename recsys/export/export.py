@@ -36,6 +36,7 @@ def export_surfaces(
     embeddings: str | None,
     tasks: str | None,
     *,
+    aot: bool = False,
     table: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[dict[str, Any]]:
@@ -43,6 +44,8 @@ def export_surfaces(
     opened = RunDirectory.open(run)
     chosen = tuple(tasks.split(",")) if tasks else None
     wanted = load_recipe(recipe, embeddings, chosen)
+    if aot:
+        wanted = wanted.model_copy(update={"aot": True})
     return [
         summary(export(opened, surface, out, wanted, table, overrides))
         for surface in surfaces or opened.config.active_surfaces

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,8 @@ from recsys.data.schema import projection
 from recsys.data.splits import Split
 from recsys.data.statistics import Statistics
 from recsys.errors import UserError
-from recsys.export.artefact import CONFIG, EXAMPLE, PROGRAM, STATISTICS, WEIGHTS, Artefact
+from recsys.export.aot import check_compiler, compile_program, load_compiled
+from recsys.export.artefact import COMPILED, CONFIG, EXAMPLE, PROGRAM, STATISTICS, WEIGHTS, Artefact
 from recsys.export.manifest import (
     VERSION_LENGTH,
     architecture,
@@ -34,6 +35,7 @@ from recsys.export.manifest import (
 )
 from recsys.export.parity import (
     Compared,
+    Score,
     check_limits,
     latency,
     score_of_program,
@@ -130,6 +132,8 @@ class Package:
         target = exports / self.surface / version
         if target.exists():
             return Packaged(target, Artefact(target).manifest, written=False)
+        if self.recipe.aot:
+            check_compiler()
         singles = list(single_requests(self.config, self.statistics, self.rows, FIRST_REQUESTS))
         if not singles:
             raise UserError(
@@ -142,19 +146,24 @@ class Package:
                 self.statistics.save(folder / STATISTICS)
                 save_file(weights, folder / WEIGHTS)
                 (folder / WEIGHTS).chmod(0o644)  # as the other files; safetensors writes 0600
-                save_program(self._program(), folder / PROGRAM)
+                program, example = self._program()
+                save_program(program, folder / PROGRAM)
+                if self.recipe.aot:
+                    compile_program(program, example, folder / COMPILED)
                 measured = self._measure(folder, singles)
                 manifest = write_manifest(folder, {**self._head(version), **measured})
         except (OSError, SafetensorError) as error:
             raise UserError(_not_written(target, error)) from None
         return Packaged(target, manifest, written=True)
 
-    def _program(self) -> torch.export.ExportedProgram:
+    def _program(self) -> tuple[torch.export.ExportedProgram, dict[str, Tensor]]:
+        """The program, and inputs that it was traced with."""
         serving = ServingModel(self.view, self.precisions)
         batch = next(
             labelled_batches(self.config, self.statistics, self.rows, self.config.export.candidates)
         )
-        return export_program(serving, self.signature.tensors(batch))
+        example = self.signature.tensors(batch)
+        return export_program(serving, example), example
 
     def _head(self, version: str) -> dict[str, Any]:
         """What the artefact is."""
@@ -177,7 +186,16 @@ class Package:
 
     def _measure(self, folder: Path, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
         """Parity, metrics and latency of the program as it was written; the example."""
-        score = score_of_program(load_program(folder / PROGRAM), self.signature)
+        written: list[Callable[..., Any]] = [load_program(folder / PROGRAM)]
+        if self.recipe.aot:
+            written.append(load_compiled(folder / COMPILED))
+        scores = [score_of_program(each, self.signature) for each in written]
+        measured = [self._compare(score, singles) for score in scores]
+        write_json(folder / EXAMPLE, self._example(folder, singles))
+        return {**measured[0], "aot": measured[1] if self.recipe.aot else None}
+
+    def _compare(self, score: Score, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
+        """Raises `UserError` if the scores are past a limit."""
         batches = labelled_batches(
             self.config, self.statistics, self.rows, self.config.export.candidates
         )
@@ -185,7 +203,6 @@ class Package:
         parity = {"rows": self.rows.url, **compared.document()}
         exact = set(self.precisions.values()) <= {"fp32"}
         check_limits(parity, self.config.export.limits, exact, self.surface)
-        write_json(folder / EXAMPLE, self._example(folder, singles))
         return {
             "parity": parity,
             "metrics": compared.metrics(1),

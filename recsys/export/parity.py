@@ -31,7 +31,7 @@ def score_of_view(view: UnifiedModel) -> Score:
     return score
 
 
-def score_of_program(program: torch.nn.Module, signature: Signature) -> Score:
+def score_of_program(program: Callable[..., Any], signature: Signature) -> Score:
     """The probabilities of an exported program."""
 
     @torch.inference_mode()

@@ -156,8 +156,8 @@ class Signature:
             labels=none,
             request_offsets=(0, requests),
             candidate_offsets=(0, candidates),
-            longest_history=_largest(history_lengths, self.layout.history_length),
-            most_candidates=_largest(lengths),
+            longest_history=_room(history_lengths, 0, self.layout.history_length),
+            most_candidates=_room(lengths, 1),
         )
 
     def _candidates(self, inputs: Mapping[str, Tensor]) -> int:
@@ -230,10 +230,14 @@ def _shown(each: Input) -> str:
     return f"{each.dtype}[{', '.join(map(str, each.shape))}]"
 
 
-def _largest(lengths: Tensor, most: int | None = None) -> int:
-    """The largest of `lengths [R]`, as a number that shapes may depend on; traceable."""
+def _room(lengths: Tensor, least: int, most: int | None = None) -> int:
+    """One more than the largest of `lengths [R]`, as a number that shapes may depend on; traceable.
+
+    With room to spare, padded sizes are never 1, so that a compiler need not ask whether one
+    broadcasts. `least` and `most` are known of the largest.
+    """
     largest = cast(int, lengths.max().item())
-    torch._check(largest >= 0)
+    torch._check(largest >= least)
     if most is not None:
         torch._check(largest <= most)
-    return largest
+    return largest + 1

@@ -113,7 +113,8 @@ class CandidateAttention(nn.Module):
                 queries.unsqueeze(1), history.tokens[index], history.mask[index]
             )
             return self._with_product(attended.squeeze(1), queries)
-        lengths = torch.bincount(index, minlength=requests)
+        # As `bincount`, whose output has a size that no compiler knows beforehand.
+        lengths = index.new_zeros(requests).index_add_(0, index, torch.ones_like(index))
         slot = index * most_candidates + positions_in_runs(lengths, n)[1]
         padded = queries.new_zeros(requests * most_candidates, queries.shape[1])
         padded = padded.index_copy(0, slot, queries).unflatten(0, (requests, most_candidates))

@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from recsys.config import load_config
 from recsys.data.recipes.simulate import SimulateOptions, simulate
@@ -51,6 +52,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
         by_tenant(folder / "log" / split, folder / "tenants" / split)
     document = yaml.safe_load((folder / "log" / "config.yaml").read_text())
     document["data"] = {"root": str(folder / "tenants"), "axis": "tenant", "fallback": DEFAULT}
+    document["model"]["calibration"] = {"kind": "platt"}
     document["tables"]["place"] = {"rows": 4, "dim": 4, "encode": "vocab"}
     document["features"]["request"]["surface"] = {"id": "place"}
     [home] = document["surfaces"].values()
@@ -111,10 +113,11 @@ def test_every_tenant_is_trained_and_evaluated(run: RunDirectory):
     assert list(metrics["surfaces"][TOWERLESS]["tasks"]) == ["click"]
 
 
-def test_a_tower_less_tenant_is_the_default_to_trunk_and_tower(run: RunDirectory):
+def test_a_tower_less_tenant_has_nothing_but_a_calibrator(run: RunDirectory):
     model = load_model(run, run.config)
     assert len(model.towers) == TOWERS == len(model.trunk.surface.weight)
     assert TOWERLESS not in model.towers
+    assert TOWERLESS in model.calibrators
     view = model.for_surface(TOWERLESS)
     assert list(view.towers) == [DEFAULT]
     assert view.towers[DEFAULT] is model.towers[DEFAULT]
@@ -129,17 +132,25 @@ def test_parity(run: RunDirectory, exports: dict[str, Artefact], log: Path, tmp_
         assert found["request_id"] == joint["request_id"]
         np.testing.assert_allclose(found["click"], joint["click"], rtol=0, atol=1e-6)
     assert exports[TOWERLESS].manifest["tasks"] == ["click"]
-    # Its scores are what the default's tower says of the same requests.
+    # Its scores are what the default's tower says of the same requests, calibrated its own way.
     as_default = changed(log, tmp_path / "table", renamed(TOWERLESS, DEFAULT))
     predict(exports[DEFAULT], as_default, tmp_path / "as_default", show=False)
-    theirs = dict(zip(*ids_and_scores(scores(tmp_path / "as_default")), strict=True))
-    for key, value in zip(*ids_and_scores(scores(tmp_path / TOWERLESS)), strict=True):
-        assert theirs[key] == pytest.approx(value, abs=1e-6)
+    theirs, own = scores(tmp_path / "as_default"), scores(tmp_path / TOWERLESS)
+    logits = dict(zip(keys(theirs), logit(theirs), strict=True))
+    x, y = np.array([logits[key] for key in keys(own)]), logit(own)
+    line = np.polyfit(x, y, 1)
+    np.testing.assert_allclose(np.polyval(line, x), y, rtol=0, atol=2e-6)
+    assert np.abs(line - [1, 0]).max() > 1e-4
 
 
-def ids_and_scores(table: pa.Table) -> tuple[list[tuple[Any, int]], list[float]]:
-    keys = zip(table["request_id"].to_pylist(), table["candidate"].to_pylist(), strict=True)
-    return list(keys), table["click"].to_pylist()
+def keys(table: pa.Table) -> list[tuple[Any, int]]:
+    pairs = zip(table["request_id"].to_pylist(), table["candidate"].to_pylist(), strict=True)
+    return list(pairs)
+
+
+def logit(table: pa.Table) -> NDArray[np.float64]:
+    p = table["click"].to_numpy()
+    return np.log(p / (1 - p))
 
 
 def test_a_tower_less_export_lives_alone(exports: dict[str, Artefact], log: Path, tmp_path: Path):

@@ -56,7 +56,9 @@ def test_it_lowers_ne_and_touches_nothing_else(
     assert {name: after[name] for name in before} == before
     assert tree(run.path) == of_run
     assert moved(weights(parent), weights(Artefact(found.path))) == {
-        name for name in weights(parent) if name.startswith("towers.") and "numbers" not in name
+        name
+        for name in weights(parent)
+        if name.startswith(("towers.", "calibrators.")) and "numbers" not in name
     } | {"lookup.collections.request_bags.embedding_bags.query.weight"}
 
 
@@ -73,8 +75,9 @@ def test_modes_train_what_they_say(
     parent = exports["home"]
     found = finetune(parent, fresh, tmp_path, [*FAST, f"export.finetune.mode={mode}"])
     changed = moved(weights(parent), weights(Artefact(found.path)))
-    assert all(name.startswith(parts) for name in changed)
-    expected = {"trunk_top": {"towers.", "trunk."}, "all": set(parts)}[mode]
+    # The calibrator follows its tower in every mode.
+    assert all(name.startswith((*parts, "calibrators.")) for name in changed)
+    expected = {"trunk_top": {"towers.", "trunk."}, "all": set(parts)}[mode] | {"calibrators."}
     assert {name.partition(".")[0] + "." for name in changed} == expected
     assert ("trunk.history_encoder.position" in changed) == (mode == "all")
 

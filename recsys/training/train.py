@@ -208,6 +208,8 @@ class Trainer:
             del tensors["random"]
         tables = accumulators.tables_to_convert(saved.plan, self.progress.plan)
         states = accumulators.take_out(tensors["sparse"], tables)
+        if not tensors["sparse"]["state"]:  # a rank whose every table is converted
+            del tensors["sparse"]  # DCP would look for an empty dict in the checkpoint
         # The optimizers' and the tables' tensors are the ones in use, and filled in place.
         checkpoint.load(found, tensors, alone=self.ranks.world == 1)
         accumulators.convert(found, states, tables)

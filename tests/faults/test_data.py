@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 
 from recsys.config import Config, load_config
 from recsys.data.rowgroups import RowGroups
-from recsys.data.splits import open_split
 from recsys.errors import UserError
 from recsys.training.train import train
 from tests.faults.conftest import TROUBLED, Experiment
@@ -36,15 +36,14 @@ def train_while_it_vanishes(config: Config, run: Path, number: int) -> str:
     Files are opened for each row group: a local file that is open stays readable when it is gone,
     but one on an object store does not.
     """
-    fitting = len(open_split(config, "train").row_groups)  # statistics read all of them before
-    table, left = RowGroups.table, 0
-    if os.environ.get("RANK", "0") == "0":
-        left = fitting + number
+    table = RowGroups.table
+    left = number if os.environ.get("RANK", "0") == "0" else -1
     away: list[tuple[Path, Path]] = []
 
     def vanish(self: RowGroups, group: int) -> object:
         nonlocal left
-        left -= 1
+        # Statistics and the plan's lengths are read before, and in the main thread.
+        left -= threading.current_thread() is not threading.main_thread()
         if left == 0:
             file = Path(self.split.files[self.split.row_groups[group].file])
             away.append((file.rename(file.with_name(f"_{file.name}.away")), file))

@@ -49,10 +49,14 @@ class Bench:
 
     def __init__(self, folder: Path, rounds: int, quick: bool) -> None:
         self.folder, self.rounds, self.quick = folder, rounds, quick
-        self.logs = folder / "logs"
-        requests = 2_000 if quick else 25_000
-        recsys("data", "simulate", str(self.logs), "--requests", str(requests))
+        self.logs = self.simulated(2_000 if quick else 25_000)
         self.number = 0
+
+    def simulated(self, requests: int) -> Path:
+        """Logs of so many requests."""
+        logs = self.folder / f"logs-{requests}"
+        recsys("data", "simulate", str(logs), "--requests", str(requests))
+        return logs
 
     def train(self, *overrides: str, world: int = 1, run: Path | None = None) -> dict[str, Any]:
         """One run; its summary with the run's folder and its log."""
@@ -105,7 +109,10 @@ class Bench:
         waits: dict[str, list[float]] = {"async": [], "sync": []}
         writes: dict[str, list[float]] = {"async": [], "sync": []}
         size = 0
-        every = 5 if self.quick else 60
+        # Far enough apart that none waits for the one before, and long enough for several.
+        every = 5 if self.quick else 150
+        if not self.quick:
+            self.logs = self.simulated(75_000)
         for _ in range(self.rounds):
             plain = self.train(*self.large)
             rate = self.speed(plain)

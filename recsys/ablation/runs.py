@@ -1,10 +1,8 @@
 """The runs of a study: processes of `recsys train` and `recsys evaluate`, each done once."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from recsys.ablation.study import Study
 from recsys.config import load_config
 from recsys.errors import RunError, UserError
 from recsys.files import write_text
+from recsys.processes import environment, python, reason
 from recsys.run_directory import RunDirectory
 from recsys.training.start import check_same
 
@@ -51,11 +50,11 @@ class Run:
         return self.folder / "predictions" / self.split
 
     def check_unchanged(self) -> None:
-        """Raises `UserError` if the folder holds a run of another configuration."""
-        run = RunDirectory(self.folder)
+        """Raises `UserError` for what is no configuration, or another than the folder's run has."""
+        run, now = RunDirectory(self.folder), load_config(self.config, self.overrides)
         if not run.config_file.is_file():
             return
-        before, now = run.config, load_config(self.config, self.overrides)
+        before = run.config
         try:
             check_same(before, now, run.config_file)
             if before.training.epochs != now.training.epochs and self.result.is_file():
@@ -86,22 +85,17 @@ class Run:
 def recsys(arguments: list[str], ranks: int = 1) -> str:
     """Runs `recsys …`, one thread a rank, and returns its stdout.
 
-    Raises `RunError` with the last lines that it wrote.
+    Raises `RunError` with what it said was wrong.
     """
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    # `--`: torchrun would take --run for an abbreviation of an option of its own.
-    module = [*launcher, "-m", "--", "recsys.cli"] if ranks > 1 else ["-m", "recsys.cli"]
     done = subprocess.run(
-        [sys.executable, *module, *arguments],
+        python("recsys.cli", *arguments, ranks=ranks),
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         check=False,
     )
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        own = [line for line in lines if line.startswith("recsys:")]
-        raise RunError(f"recsys {' '.join(arguments)}: {' '.join((own or lines)[-3:])}")
+        raise RunError(f"recsys {' '.join(arguments)}: {reason(done.stderr)}")
     return done.stdout
 
 
@@ -114,17 +108,17 @@ def runs_of(study: Study, config: Path, out: Path, split: str) -> dict[str, list
     found: dict[str, list[list[Run]]] = {}
     for name, variant in study.variants.items():
         found[name] = []
+        shared = (*study.overrides, *variant.overrides)
+        parts: dict[str, tuple[str, ...]] = {"": shared}
+        if variant.each_surface:
+            surfaces = load_config(config, shared).active_surfaces
+            parts = {f"{s}-": (*shared, f"data.surfaces=[{s}]") for s in surfaces}
         for seed in study.seeds:
-            common = (*study.overrides, *variant.overrides, f"training.seed={seed}")
-            surfaces = load_config(config, common).active_surfaces
-            parts = {"": common}
-            if variant.each_surface:
-                parts = {f"{s}-": (*common, f"data.surfaces=[{s}]") for s in surfaces}
             runs = []
             for part, overrides in parts.items():
                 folder = out / slug(name) / f"{part}seed{seed}"
-                runs.append(Run(config, overrides, folder, variant.ranks, split))
-                load_config(config, overrides)
+                own = (*overrides, f"training.seed={seed}")
+                runs.append(Run(config, own, folder, variant.ranks, split))
                 runs[-1].check_unchanged()
             found[name].append(runs)
     return found

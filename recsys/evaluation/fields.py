@@ -1,6 +1,7 @@
 """Field-ECE over any column, of as many values as it has."""
 
-from recsys.evaluation.rows import PredictionRows, quoted
+from recsys.evaluation.rows import PredictionRows
+from recsys.sql import quoted
 
 
 def field_ece(rows: PredictionRows, task: str, column: str, *, raw: bool = False) -> float | None:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.evaluation.metrics import auc_of_groups
-from recsys.evaluation.rows import REQUEST, UNIT, PredictionRows, integers, quoted
+from recsys.evaluation.rows import REQUEST, UNIT, PredictionRows, integers
 from recsys.evaluation.slices import Slicing
+from recsys.sql import quoted
 
 Rows = dict[str, NDArray[Any]]
 

@@ -21,6 +21,7 @@ from recsys.config.experiment import nearest
 from recsys.errors import UserError
 from recsys.evaluation import files as parquet
 from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
+from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
 
 MEMORY = "2GB"
 ROWS_A_BATCH = 100_000
@@ -30,16 +31,6 @@ ROWS_A_BATCH = 100_000
 SURFACE = "#surface"
 UNIT = """hash(CASE WHEN "group" IS NULL THEN request_id::VARCHAR ELSE "group"::VARCHAR END)"""
 REQUEST = "hash(request_id::VARCHAR)"
-
-
-def quoted(name: str) -> str:
-    """A column's name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def text(value: str) -> str:
-    """A string in SQL."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 class PredictionRows:
@@ -184,7 +175,9 @@ class PredictionRows:
             weight = f"({self.weight(task)})::DOUBLE"
             parts.append(f"count(*) FILTER (NOT ({weight} > 0 AND isfinite({weight})))")
             parts.append(f"max({weight})")
-        found = self.query(f"SELECT surface::VARCHAR, {', '.join(parts)} FROM source GROUP BY 1")
+        found = self.query(
+            f"SELECT surface::VARCHAR, {', '.join(parts)} FROM source GROUP BY 1 ORDER BY 1"
+        )
         counts: dict[str, dict[str, Any]] = {}
         for surface, rows, requests, *numbers in found:
             if surface is None or requests < rows:
@@ -216,20 +209,11 @@ class PredictionRows:
         try:
             yield
         except duckdb.OutOfMemoryException as error:
-            raise UserError(f"{self.path}: {_first_line(error)}; raise --memory-limit") from None
-        except (
-            duckdb.InternalException,
-            duckdb.BinderException,
-            duckdb.CatalogException,
-            duckdb.ParserException,
-        ):
-            raise  # an error of the SQL, not of the data
+            raise UserError(f"{self.path}: {first_line(error)}; raise --memory-limit") from None
+        except WRONG_STATEMENT:
+            raise
         except duckdb.Error as error:
-            parquet.raise_for_broken_file(self.files, _first_line(error))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
+            parquet.raise_for_broken_file(self.files, first_line(error))
 
 
 def column_type(rows: PredictionRows, column: str) -> pa.DataType:

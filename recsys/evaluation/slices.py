@@ -11,7 +11,8 @@ from itertools import pairwise
 import pyarrow as pa
 
 from recsys.errors import UserError
-from recsys.evaluation.rows import SURFACE, PredictionRows, column_type, quoted, text
+from recsys.evaluation.rows import SURFACE, PredictionRows, column_type
+from recsys.sql import quoted, text
 
 MOST_VALUES = 12  # of a segment; rarer ones are "other"
 MOST_DAYS = 31

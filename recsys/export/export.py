@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from omegaconf import OmegaConf
-from pydantic import ValidationError
 
 from recsys.config import Config, load_config
-from recsys.config.experiment import nearest
 from recsys.config.export import Recipe
+from recsys.config.load import parse_section
 from recsys.data.splits import Split, open_split, open_table, own_rows
 from recsys.errors import UserError
 from recsys.export.artefact import Artefact, is_artefact
@@ -119,16 +118,7 @@ def load_recipe(
         raise UserError(f"{path}: is not a mapping of keys; see docs/howto/export.md")
     changes = {"embeddings": embeddings, "tasks": tasks}
     document |= {key: value for key, value in changes.items() if value is not None}
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{path}: unknown key {key}; {nearest(key, Recipe.model_fields)}"
-            ) from None
-        raise UserError(f"{path or 'recipe'}: {key}: {first['input']!r}: {first['msg']}") from None
+    return parse_section(document, str(path or "recipe"), Recipe)
 
 
 def source_document(run: RunDirectory, config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import inspect
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,17 @@ class ServingModel(nn.Module):
             }
         )
         # Without its lookup: the tables are stored once, above.
-        towers = {surface: view.towers[surface] for surface in view.layout.surfaces}
+        towers = {surface: view.tower_of(surface) for surface in view.layout.surfaces}
         self.model = UnifiedModel(
             view.layout,
             Lookup(view.layout),
             view.trunk,
-            towers,  # type: ignore[arg-type]
-            dict(view.calibrators.items()),  # type: ignore[arg-type]
+            towers,
+            dict(view.calibrators.items()),  # type: ignore[arg-type]  # a ModuleDict is of modules
         )
         self.forward = self._by_name()
 
-    def _by_name(self):  # type: ignore[no-untyped-def]
+    def _by_name(self) -> Callable[..., dict[str, Tensor]]:
         """`forward` with one keyword a tensor: keywords have names and no order to get wrong."""
 
         def forward(**inputs: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ is float64: two float32 logits that differ keep their order. They start as the i
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,7 +22,7 @@ LEAST_SLOPE = 1e-3
 PRIOR_SD = 0.25  # of log a, where rows say nothing: measured in docs/howto/calibrate.md
 
 
-class Calibrator(nn.Module):
+class Calibrator(nn.Module, ABC):
     """The interface: g of several tasks at once.
 
     Args:
@@ -38,14 +39,14 @@ class Calibrator(nn.Module):
         own = {name: value[rows] if rows else value for name, value in self.named_parameters()}
         return self.calibrated(z.double(), **{name: value.double() for name, value in own.items()})
 
+    @abstractmethod
     def calibrated(self, z: Tensor, **parameters: Tensor) -> Tensor:
         """g of float64 logits `[n, T]`, the parameters' rows being those of the T tasks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def penalty(self) -> Tensor:
         """Minus the log density of a prior of the slopes around the identity, `[T]`; see
         `recsys.training.refit`."""
-        raise NotImplementedError
 
 
 class Platt(Calibrator):

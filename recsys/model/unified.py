@@ -194,7 +194,7 @@ class UnifiedModel(nn.Module):
         for s, surface in enumerate(self.layout.surfaces):
             if batch.candidate_offsets[s] == batch.candidate_offsets[s + 1]:
                 continue
-            tower = self._tower(surface)
+            tower = self.tower_of(surface)
             logits = tower(batch, rows, trunk, slices, s).float()
             parts.append(self._all_tasks(logits, tower.tower.tasks))
             calibrated.append(self.calibrate(parts[-1], surface))
@@ -241,7 +241,8 @@ class UnifiedModel(nn.Module):
         kind = self.layout.config.model.calibration.kind
         return EVERY_SURFACE if kind == "global" else surface
 
-    def _tower(self, surface: str) -> SurfaceTower:
+    def tower_of(self, surface: str) -> SurfaceTower:
+        """What a surface's rows go through."""
         tower = self.towers[self.tower_name(surface)]
         assert isinstance(tower, SurfaceTower)
         return tower
@@ -286,7 +287,7 @@ class UnifiedModel(nn.Module):
         A view: it shares the weights, and its forward is this class's. Give it batches of that
         surface alone (`Batch.of_surface`). Needs a `PlainLookup`.
         """
-        name, tower = self.tower_name(surface), self._tower(surface)
+        name, tower = self.tower_name(surface), self.tower_of(surface)
         keys = {*self.trunk.keys, *(column.key for column in tower.ids.values())}
         calibrator = self.calibrator_of(surface)
         calibrators = {} if calibrator is None else {self.calibrator_name(surface): calibrator}

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from recsys.errors import UserError
-from recsys.evaluation.rows import PredictionRows, text
+from recsys.evaluation.rows import PredictionRows
+from recsys.sql import text
 
 ROW = "request_id::VARCHAR, candidate::BIGINT"
 

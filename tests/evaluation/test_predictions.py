@@ -30,7 +30,7 @@ def rows(count=60, seed=0, first_request=0):
         "click": click,
         "logit.click": np.log(click / (1 - click)),
         "label.click": label,
-        "like": np.ma.array(click[::-1], mask=surface == "search"),
+        "like": np.ma.array(click[::-1].copy(), mask=surface == "search"),
         "label.like": 1 - label,
         "video_id": [f"v{i}" for i in range(count)],
     }

@@ -78,8 +78,7 @@ class Job:
 
     def steps_logged(self) -> int:
         """Training steps in metrics.jsonl."""
-        log = self.run / "metrics.jsonl"
-        return log.read_text().count('"train"') if log.exists() else 0
+        return steps_of(self.run)
 
     def half_written(self) -> set[tuple[str, int]]:
         """Checkpoints that are being written, or were when their writer died: name and inode."""
@@ -106,6 +105,12 @@ class Job:
             worker.signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait()
+
+
+def steps_of(run: Path) -> int:
+    """Training steps in a run's metrics.jsonl."""
+    log = run / "metrics.jsonl"
+    return log.read_text().count('"train"') if log.exists() else 0
 
 
 def start(

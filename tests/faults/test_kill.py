@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Experiment
-from tests.faults.jobs import Job, Worker
+from tests.faults.jobs import Job, Worker, steps_of
 from tests.training.runs import assert_same_run
 
-# One attempt from the start of the processes to the last step takes about this long.
-ATTEMPT_SECONDS = 12.0
+START_SECONDS = 5.0  # about what an attempt takes to its first step
+STEP_SECONDS = 0.05
 
 
 def kill(worker: Worker, job: Job, left: set[tuple[str, int]]) -> bool:
@@ -33,8 +33,26 @@ def kill(worker: Worker, job: Job, left: set[tuple[str, int]]) -> bool:
     return bool(job.half_written() - left)
 
 
-def trouble(job: Job, world: int, moments: list[str], seed: int) -> dict[str, int]:
-    """Kills a random rank at each of `moments`: `any` time, or while a checkpoint is `written`."""
+def any_moment(job: Job, chance: random.Random, last: int) -> bool:
+    """Waits for some moment of an attempt: while it starts, or up to step `last`.
+
+    By steps and not by seconds, so that it comes before the run's end on a fast machine too.
+    """
+    logged = job.steps_logged()
+    if chance.random() < 0.4:
+        until = time.monotonic() + chance.uniform(0.0, START_SECONDS)
+        return job.wait_until(lambda: time.monotonic() >= until or job.steps_logged() > logged)
+    step = chance.randrange(logged, max(last, logged + 1))
+    reached = job.wait_until(lambda: job.steps_logged() >= step)
+    time.sleep(chance.uniform(0.0, STEP_SECONDS))
+    return reached
+
+
+def trouble(job: Job, world: int, moments: list[str], seed: int, steps: int) -> dict[str, int]:
+    """Kills a random rank at each of `moments`: `any` time, or while a checkpoint is `written`.
+
+    `steps`: of a whole run. The moments are spread over them.
+    """
     chance = random.Random(seed)
     counts = {"killed": 0, "inside_a_checkpoint": 0}
     left: set[tuple[str, int]] = set()  # by earlier attempts
@@ -43,8 +61,7 @@ def trouble(job: Job, world: int, moments: list[str], seed: int) -> dict[str, in
         if len(workers) < world:
             break  # the run came to its end
         if moment == "any":
-            until = time.monotonic() + chance.uniform(0.0, ATTEMPT_SECONDS)
-            reached = job.wait_until(lambda until=until: time.monotonic() >= until)
+            reached = any_moment(job, chance, last=steps * (number + 1) // (len(moments) + 1))
         else:
             # Any of the next few checkpoints, and any time in it.
             step = job.steps_logged() + chance.randrange(1, 9)
@@ -75,7 +92,7 @@ def killed_run(
     seed: int,
 ) -> dict[str, int]:
     job = launch(experiment, run, world=world, restarts=len(moments) + 1)
-    counts = trouble(job, world, moments, seed)
+    counts = trouble(job, world, moments, seed, steps_of(experiment.whole))
     assert job.end(240) == 0, job.errors()[-3000:]
     assert_same_run(run, experiment.whole)
     assert not job.half_written()
@@ -97,7 +114,7 @@ def test_one_rank_killed_at_random_moments(
 ) -> None:
     moments = ["any", "written", "any", "written", "any"]
     counts = killed_run(experiment, launch, tmp_path / "run", 1, moments, seed)
-    assert counts["killed"] >= 3  # on a fast machine the run ends before the last moments
+    assert counts["killed"] == len(moments)
 
 
 @pytest.mark.slow
@@ -107,4 +124,4 @@ def test_one_of_two_ranks_killed_at_random_moments(
 ) -> None:
     moments = ["any", "written", "any", "written", "any"]
     counts = killed_run(experiment_of_two, launch, tmp_path / "run", 2, moments, seed)
-    assert counts["killed"] >= 3  # on a fast machine the run ends before the last moments
+    assert counts["killed"] == len(moments)

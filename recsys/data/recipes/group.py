@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from recsys.config.experiment import nearest
 from recsys.config.group import GroupConfig
-from recsys.data.recipes.group_sql import Part, group_sql, quoted
+from recsys.data.recipes.group_sql import Part, group_sql
 from recsys.errors import UserError
 from recsys.files import whole_folder
+from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
 
 REQUESTS_A_ROW_GROUP = 8_192
 # Lists under construction cannot be spilled to disk, so a part has to fit. Bytes of a value,
@@ -67,12 +68,12 @@ def group(
     schemas = [_schema(file) for file in files]
     for file, schema in zip(files, schemas, strict=True):
         _check_columns(file, schema, options)
-    source = f"read_parquet([{', '.join(map(_string, files))}], union_by_name = true)"
+    source = f"read_parquet([{', '.join(map(text, files))}], union_by_name = true)"
     time, flags = _expressions(schemas, options)
 
     with whole_folder(out) as beside, _database(table, memory_limit, threads) as database:
         spill = beside / ".spill"
-        database.execute(f"SET temp_directory = {_string(spill)}")
+        database.execute(f"SET temp_directory = {text(spill)}")
         impressions = _check_rows(database, table, source, options)
         count = _parts(database, impressions, len(options.columns))
         requests, written = 0, list[Path]()
@@ -82,7 +83,7 @@ def group(
                 options, source, time=time, flags=flags, part=Part(index, count, requests)
             )
             rows = database.execute(
-                f"COPY ({sql}) TO {_string(file)} (FORMAT parquet, COMPRESSION zstd, "
+                f"COPY ({sql}) TO {text(file)} (FORMAT parquet, COMPRESSION zstd, "
                 f"ROW_GROUP_SIZE {REQUESTS_A_ROW_GROUP})"
             ).fetchall()[0][0]
             requests += rows
@@ -179,7 +180,7 @@ def _database(
     with duckdb.connect() as database:
         if memory_limit is not None:
             try:
-                database.execute(f"SET memory_limit = {_string(memory_limit)}")
+                database.execute(f"SET memory_limit = {text(memory_limit)}")
             except duckdb.Error:
                 raise UserError(f"memory limit {memory_limit}: write it like 4GB") from None
         if threads is not None:
@@ -189,17 +190,12 @@ def _database(
         except duckdb.OutOfMemoryException as error:
             raise UserError(
                 f"{table}: does not fit in the memory limit: raise it or leave it out "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from None
-        except (
-            duckdb.InternalException,
-            duckdb.BinderException,
-            duckdb.CatalogException,
-            duckdb.ParserException,
-        ):
-            raise  # an error of the SQL, not of the data
+        except WRONG_STATEMENT:
+            raise
         except duckdb.Error as error:
-            raise UserError(f"{table}: not readable: {_first_line(error)}") from None
+            raise UserError(f"{table}: not readable: {first_line(error)}") from None
 
 
 def _check_rows(
@@ -226,7 +222,7 @@ def _check_rows(
         except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException) as error:
             raise UserError(
                 f"data.group.history.where: {where!r} is not a condition on the columns of "
-                f"{table}: {_first_line(error)}"
+                f"{table}: {first_line(error)}"
             ) from None
     if options.request:
         _check_requests(database, table, source, options)
@@ -279,7 +275,7 @@ def _parts(database: duckdb.DuckDBPyConnection, impressions: int, columns: int) 
 def _summary(
     database: duckdb.DuckDBPyConnection, files: list[Path], options: GroupConfig
 ) -> dict[str, Any]:
-    source = f"read_parquet([{', '.join(map(_string, files))}])"
+    source = f"read_parquet([{', '.join(map(text, files))}])"
     surfaces = database.execute(
         f"SELECT surface, count(*), CAST(sum(len(candidates)) AS BIGINT) FROM {source} "
         "GROUP BY surface ORDER BY surface"
@@ -298,12 +294,3 @@ def _summary(
             for surface, requests, candidates in surfaces
         },
     }
-
-
-def _string(value: str | Path) -> str:
-    """A string as SQL."""
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split())

@@ -16,6 +16,7 @@ For a cluster, print it with `group_sql` and translate what is DuckDB's own:
 from dataclasses import dataclass
 
 from recsys.config.group import GroupConfig
+from recsys.sql import quoted
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Part:
     index: int = 0
     count: int = 1
     first: int = 0
-
-
-def quoted(name: str) -> str:
-    """A column name as SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def group_sql(

@@ -24,11 +24,11 @@ def expert_use(model: UnifiedModel, sample: Sample) -> dict[str, Any]:
     own = 0
     for surface, batches in sample.parts.items():
         view = model.for_surface(surface)
-        [tower] = view.towers.values()
+        tower = view.tower_of(surface).tower
         weights: list[Tensor] = []
         outputs: list[Tensor] = []
         hooks = [
-            _seen(tower.tower.gate, weights),  # type: ignore[arg-type, union-attr]
+            _seen(tower.gate, weights),
             _seen(view.trunk.experts, outputs),
         ]
         try:
@@ -39,12 +39,9 @@ def expert_use(model: UnifiedModel, sample: Sample) -> dict[str, Any]:
                 hook.remove()
         mean = torch.cat(weights).double().mean(dim=0)  # [T, E]
         own = mean.shape[1] - view.trunk.experts.count
-        tasks = tower.tower.tasks  # type: ignore[union-attr]
         mine = sample.layout.config.surfaces[surface].tasks
         gates[surface] = {
-            task: mean[t].tolist()
-            for t, task in enumerate(tasks)  # type: ignore[arg-type]
-            if task in mine
+            task: mean[t].tolist() for t, task in enumerate(tower.tasks) if task in mine
         }
         loud = torch.cat(outputs).abs().amax(dim=(0, 2))
         loudest = loud if loudest is None else torch.maximum(loudest, loud)

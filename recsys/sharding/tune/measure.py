@@ -1,10 +1,8 @@
 """Measures plans by training steps in processes of their own, one for each rank."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +14,9 @@ from typing import Any
 from recsys.config import Config, dump_config
 from recsys.errors import RunError, UserError
 from recsys.files import write_json, write_text
+from recsys.processes import environment, python, reason
 from recsys.sharding.document import PlanDocument
 from recsys.sharding.topology import Cluster
-
-# Of a torchrun that this process may itself be in: the ranks that it starts are not part of it.
-OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def measure(
         code, stderr = _torchrun(world, "recsys.training.time_plans", name)
         answer = folder / "answer.json"
         if code or not answer.is_file():
-            raise RunError(f"--tune: the measured ranks failed: {_reason(stderr)}")
+            raise RunError(f"--tune: the measured ranks failed: {reason(stderr)}")
         seconds: list[list[float]] = json.loads(answer.read_text(encoding="utf-8"))["seconds"]
         return seconds
 
@@ -84,11 +80,8 @@ def measure(
 def _torchrun(world: int, *module: str) -> tuple[int, str]:
     """Runs a module as `world` ranks; its exit code and what it wrote to stderr."""
     with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(world), "-m", *module),
-        ],
-        env={key: value for key, value in os.environ.items() if key not in OF_A_RANK},
+        python(*module, ranks=world, torchrun=True),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,11 +110,3 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _reason(stderr: str) -> str:
-    """The line in which recsys says what is wrong, or the last lines there are."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    own = next((line for line in lines if line.startswith("recsys: ")), None)
-    errors = [line for line in lines if "Error" in line]
-    return own.removeprefix("recsys: ") if own else " | ".join((errors or lines)[-3:])

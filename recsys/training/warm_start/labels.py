@@ -10,7 +10,7 @@ from recsys.config import Config
 from recsys.config.model import CalibrationConfig
 from recsys.data.layout import IdColumn
 from recsys.model.numbers import NumberTransforms
-from recsys.model.unified import SHARED, UnifiedModel
+from recsys.model.unified import SHARED, SurfaceTower, UnifiedModel
 from recsys.training.optimizers import CALIBRATORS
 
 # One label an element along an axis; None: by position, and the axis must have the same length.
@@ -41,8 +41,9 @@ def axes(model: UnifiedModel) -> dict[str, tuple[Axis, Axis]]:
     found["trunk.projection.request.weight"] = (None, request)
     found["trunk.projection.candidate.weight"] = (None, candidate)
     for name, tower in model.towers.items():
-        experts = range(tower.tower.gate.experts)  # type: ignore[union-attr,arg-type]
-        gates = [(task, e) for task in tower.tower.tasks for e in experts]  # type: ignore[union-attr]
+        assert isinstance(tower, SurfaceTower)
+        experts = range(tower.tower.gate.experts)
+        gates = [(task, e) for task in tower.tower.tasks for e in experts]
         found[f"towers.{name}.tower.gate.linear.weight"] = (gates, None)
         found[f"towers.{name}.tower.gate.linear.bias"] = (gates, None)
     for name, calibrator in model.calibrators.items():

@@ -119,7 +119,9 @@ class NumberTransforms(nn.Module):
                 part = (part - self.mean[index]) / self.std[index]
                 part = part.clamp(-CLIP, CLIP)
             elif transform == "rank":
-                below = torch.searchsorted(self.quantiles[index], part.t().contiguous())
+                # Not `part.t().contiguous()`: in an export, its copy is made for n ≠ 1 only.
+                values = x.t().index_select(0, index)
+                below = torch.searchsorted(self.quantiles[index], values)
                 part = below.t().to(x.dtype) * (2.0 / QUANTILES) - 1.0
             parts.append(part * present.index_select(1, index))
         if self.nullable:

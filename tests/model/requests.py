@@ -41,6 +41,8 @@ def random_config(seed: int, **changes: Any) -> Config:
                 "topics": {"id": "topic", "pooling": draw.choice(["sum", "mean"])},
                 "liked_tags": {"id": "both", "pooling": "mean"},
                 "age": {"number": draw.choice(["none", "log1p", "standard", "rank"])},
+                "height": {"number": "rank"},
+                "weight": {"number": ["standard", "rank"]},
                 "query": {"id": "query", "surfaces": ["search"]},
                 "query_length": {"number": "log1p", "surfaces": ["search"]},
             },

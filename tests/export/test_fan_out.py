@@ -1,0 +1,70 @@
+"""All surfaces exported at the same time: `scripts/export_surfaces.sh`, and TorchX."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recsys.export.artefact import Artefact
+from recsys.run_directory import RunDirectory
+from tests.export.test_export import tree
+from tests.torchx_apps.jobs import BIN, environment
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_surfaces.sh"
+
+
+def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPT), *arguments],
+        env={**os.environ, "RECSYS": str(BIN / "recsys"), "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_one_surface_that_fails_does_not_stop_the_others(
+    run: RunDirectory, exports: dict[str, Artefact], tmp_path: Path
+):
+    before = tree(run.path)
+    done = script(str(run.path), "--out", str(tmp_path), SURFACES="nowhere search")
+    assert done.returncode == 1
+    [version] = (tmp_path / "search").iterdir()
+    # As if it had been exported alone.
+    assert version.name == exports["search"].version == Artefact(version).version
+    assert "nowhere: failed: recsys: --surface nowhere: not a surface of this run" in done.stdout
+    assert "1 of 2 surfaces are done" in done.stdout
+    assert "click, purchase" in done.stdout
+    assert [each.name for each in tmp_path.iterdir()] == ["search"]
+    assert tree(run.path) == before
+
+
+def test_no_run(tmp_path: Path):
+    done = script(str(tmp_path))
+    assert done.returncode == 2
+    assert "not a run directory (no config.yaml)" in done.stderr
+    assert script().returncode == 2
+
+
+@pytest.mark.slow
+def test_a_role_that_fails_does_not_stop_the_others(
+    run: RunDirectory, exports: dict[str, Artefact], tmp_path: Path
+):
+    command = ["torchx", "run", "-s", "local_cwd", "recsys.each_surface", "--verb", "export"]
+    command += [
+        "--run",
+        str(run.path),
+        "--surfaces",
+        "nowhere,search",
+        "--",
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1  # the job says that one failed
+    assert "--surface nowhere: not a surface of this run" in done.stderr
+    [version] = (tmp_path / "search").iterdir()
+    assert version.name == exports["search"].version

@@ -426,14 +426,25 @@ def drift(
     against: Annotated[
         Path | None, typer.Option(help="An export or a run. Default: where VERSION comes from.")
     ] = None,
+    rebaseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="If it has drifted: export this run by VERSION's recipe, and compare the two.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """How far a version is from its baseline; exit code 3 means: re-baseline."""
     from recsys.export.artefact import Artefact
-    from recsys.rollout.drift import EXIT_CODE, print_drift
+    from recsys.rollout.drift import EXIT_CODE, RE_BASELINE, print_drift
     from recsys.rollout.drift import drift as measure
+    from recsys.rollout.rebaseline import rebaseline as export_again
 
-    result = measure(Artefact(version), data, against)
+    old = Artefact(version)
+    result = measure(old, data, against)
+    if rebaseline is not None and result["verdict"] == RE_BASELINE:
+        result["rebaselined"] = export_again(old, rebaseline, data)
     _report(result, as_json, lambda console: print_drift(result, console))
     raise typer.Exit(EXIT_CODE[result["verdict"]])
 

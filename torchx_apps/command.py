@@ -1,6 +1,7 @@
 """From a verb of the command line to the roles of a TorchX job."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +23,14 @@ def with_overrides(arguments: Sequence[str], more: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Command:
-    """A role of a job: its name, and the arguments of `recsys` that it runs."""
+    """A role of a job: its name, and the arguments of `recsys` that it runs.
+
+    `under`: a command that gets the role's own as its last arguments, and runs it.
+    """
 
     role: str
     arguments: list[str]
+    under: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class Job:
         )
         (only,) = app.roles
         only.name = command.role
+        if command.under:
+            (shell, own) = only.args
+            only.args = [shell, f"{shlex.join(command.under)} {own}"]
         # Kubernetes waits as long as torchrun does, and a little longer.
         pod = {"spec": {"terminationGracePeriodSeconds": self.grace_seconds + 5}}
         set_overlay(only, "kubernetes", "V1Pod", pod)

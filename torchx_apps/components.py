@@ -13,7 +13,7 @@ import torchx
 from torchx import specs
 
 from torchx_apps.command import Command, Job, with_overrides
-from torchx_apps.surfaces import check_one_node, surfaces_of
+from torchx_apps.surfaces import check_one_node, surface_job, surfaces_of
 
 
 def train(
@@ -172,7 +172,8 @@ def each_surface(
     Example: torchx run -s local_cwd recsys.each_surface --verb evaluate --run runs/first
     --surfaces home,search -- --split valid
 
-    The surfaces run at the same time and know nothing of each other. The job fails if one does.
+    The surfaces run at the same time; one that fails does not stop the others. The last shows what
+    became of all, and the job fails if one did.
 
     Args:
         arguments: more arguments of the verb, last on the line; key.path=value becomes --set
@@ -191,9 +192,14 @@ def each_surface(
     check_one_node(j)
     job = Job(j=j, h=h, image=image, name=name, env=env, max_retries=max_retries, mounts=mounts)
     command = with_overrides([verb, run], arguments)
+    together = surfaces or surfaces_of(run)
     return job.app(
         [
-            Command(f"{verb}-{surface}", [*command, "--surface", surface])
-            for surface in surfaces or surfaces_of(run)
+            Command(
+                f"{verb}-{surface}",
+                [*command, "--surface", surface],
+                under=surface_job(run, surface, together),
+            )
+            for surface in together
         ]
     )

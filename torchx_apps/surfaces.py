@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from torchx.components.dist import parse_nnodes
+from torchx.specs import macros
 from torchx.specs.finder import ComponentValidationException
 
 from recsys.config import load_config
@@ -20,6 +21,14 @@ def surfaces_of(run: str) -> list[str]:
             f"{config}: not found here; give --surfaces, or start torchx where the run is readable"
         )
     return list(load_config(config).active_surfaces)
+
+
+def surface_job(run: str, surface: str, together: list[str]) -> list[str]:
+    """The command under which a surface's own runs, so that what became of all is known."""
+    return [
+        *("python", "-m", "recsys.surface_job", "--run", run, "--job", macros.app_id),
+        *("--surface", surface, "--of", ",".join(together), "--"),
+    ]
 
 
 def check_one_node(j: str) -> None:

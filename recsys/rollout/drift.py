@@ -184,7 +184,22 @@ def reasons(result: dict[str, Any], limits: DriftConfig) -> list[str]:
 
 
 def print_drift(result: dict[str, Any], console: Console) -> None:
-    """The comparison, the verdict, and what to do."""
+    """The comparison and the verdict; then the new baseline beside the version, or what to do."""
+    print_comparison(result, console)
+    console.print(f"Verdict: {result['verdict']}", style="bold")
+    new = result.get("rebaselined")
+    if new is not None:
+        console.print(f"New baseline: {new['path']}", highlight=False, soft_wrap=True)
+        print_comparison(new["comparison"], console)
+    elif result["verdict"] == RE_BASELINE:
+        console.print(
+            "recsys drift VERSION --rebaseline LATEST_RUN exports it by the same recipe",
+            highlight=False,
+        )
+
+
+def print_comparison(result: dict[str, Any], console: Console) -> None:
+    """Trunk, scores and metrics of a version and its baseline."""
     table = Table("task", box=None, header_style="bold", padding=(0, 1))
     for heading in ("PSI", "KL", "NE", "NE of baseline", "ΔNE", "PCOC", "PCOC of baseline"):
         table.add_column(heading, justify="right")
@@ -208,13 +223,6 @@ def print_drift(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     for reason in result["reasons"]:
         console.print(reason, highlight=False)
-    console.print(f"Verdict: {result['verdict']}", style="bold")
-    if result["verdict"] == RE_BASELINE:
-        console.print(
-            f"recsys export LATEST_RUN --surface {result['surface']} --recipe VERSION, then "
-            "recsys drift VERSION --against THE_NEW_ONE",
-            highlight=False,
-        )
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -1,15 +1,22 @@
-"""Drift: the measures on arrays that can be worked out, and the verdicts of exports."""
+"""Drift: the measures on arrays that can be worked out, the verdicts of exports, re-baselining."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from recsys.config.export import DriftConfig
+from recsys.cli import app
+from recsys.config import load_config
+from recsys.config.export import DriftConfig, Recipe
 from recsys.errors import UserError
 from recsys.export.artefact import Artefact
+from recsys.export.export import export
 from recsys.rollout.drift import EXIT_CODE, drift, kl, psi, reasons
 from recsys.run_directory import RunDirectory
+from recsys.training.train import train
+from tests.training.conftest import SMALL
 
 
 def test_psi_and_kl_by_hand():
@@ -83,3 +90,36 @@ def test_another_surface_is_no_baseline(
     table = str(simulated_log / "test")
     with pytest.raises(UserError, match="is an export of surface search, not of home"):
         drift(exports["home"], table, exports["search"].path)
+
+
+def drift_and_rebaseline(version: Path, table: Path, *more: str) -> tuple[int, dict]:
+    arguments = ["drift", str(version), "--data", str(table), "--json", *more]
+    done = CliRunner().invoke(app, arguments)
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_rebaselining_exports_the_newest_run_by_the_same_recipe(
+    exported_run: RunDirectory, simulated_log: Path, tmp_path: Path
+):
+    recipe = Recipe(tasks=("click",), embeddings="int8")
+    limits = ["export.limits.auc=1", "export.limits.ne=1", "export.limits.probability=1"]
+    old = export(exported_run, "search", tmp_path / "exports", recipe, overrides=limits).path
+    manifest = (old / "manifest.json").read_bytes()
+    table, latest = simulated_log / "test", tmp_path / "latest"
+    changes = [*SMALL, "training.seed=2", *limits]
+    train(load_config(simulated_log / "config.yaml", changes), latest)
+
+    code, found = drift_and_rebaseline(old, table, "--rebaseline", str(latest))
+    assert code == 0 and "rebaselined" not in found  # as it has not drifted
+
+    against = ["--against", str(latest), "--rebaseline", str(latest)]
+    code, found = drift_and_rebaseline(old, table, *against)
+    assert code == 3
+    new = Artefact(Path(found["rebaselined"]["path"]))
+    assert new.path.parent == old.parent and new.path != old
+    assert new.recipe == recipe
+    assert new.manifest["source"]["run"] == "latest"
+    comparison = found["rebaselined"]["comparison"]
+    assert (comparison["version"], comparison["baseline"]) == (old.name, new.version)
+    assert list(comparison["tasks"]) == ["click"]
+    assert (old / "manifest.json").read_bytes() == manifest

@@ -34,8 +34,8 @@ def verb_of(role: specs.Role) -> list[str]:
     assert role.entrypoint == "bash"
     assert role.args[0] == "-c"
     (line,) = role.args[1:]
-    program, *arguments = shlex.split(line)
-    assert program == "torchrun"
+    words = shlex.split(line)
+    arguments = words[words.index("torchrun") + 1 :]
     read = get_args_parser().parse_args(arguments)
     assert read.module
     assert read.training_script == "recsys.cli"
@@ -172,6 +172,10 @@ def test_a_role_a_surface() -> None:
             *("--surface", surface),
         ]
         assert "--nnodes 1 --nproc_per_node 2" in role.args[1]
+        assert role.args[1].startswith(
+            "python -m recsys.surface_job --run runs/a --job '${app_id}' "
+            f"--surface {surface} --of home,search -- torchrun "
+        )
 
 
 def test_surfaces_are_those_of_the_run(simulated_log: Path, tmp_path: Path) -> None:

@@ -33,14 +33,22 @@ def slurm() -> Iterator[TwoNodes]:
         yield cluster
 
 
+def scheduler(folder: Path) -> list[str]:
+    return ["-s", "slurm", "-cfg", f"partition=debug,job_dir={folder}/job-{time.time_ns()}"]
+
+
 def submit(slurm: TwoNodes, logs: Path, run: Path, *more: str) -> str:
-    """The id of a job of two nodes with a rank each."""
-    folder = run.parent / f"job-{time.time_ns()}"
-    scheduler = ["-s", "slurm", "-cfg", f"partition=debug,job_dir={folder}"]
-    workspace = run.parent / "workspace"  # TorchX copies it to the job
+    """The id of a training job of two nodes with a rank each."""
+    command = train_command(scheduler(run.parent), logs, run, "-j", "2x1", *more)
+    return submitted(slurm, command, run.parent)
+
+
+def submitted(slurm: TwoNodes, command: list[str], folder: Path) -> str:
+    """The id of the job that a command of TorchX submits."""
+    workspace = folder / "workspace"  # TorchX copies it to the job
     workspace.mkdir(exist_ok=True)
     done = subprocess.run(
-        train_command(scheduler, logs, run, "-j", "2x1", *more),
+        command,
         cwd=workspace,
         env=environment(slurm.environment),
         capture_output=True,
@@ -124,6 +132,27 @@ def test_a_job_whose_rank_is_killed_is_retried(
     assert slurm.wait(job) == "COMPLETED", log_of(run)[-3000:]
     assert slurm.restarts(job) == 1
     assert_ends_like(run, undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_surface_that_fails_does_not_stop_the_others(
+    slurm: TwoNodes, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    run, out = undisturbed[0], tmp_path / "exports"
+    job = submitted(
+        slurm,
+        [
+            *("torchx", "run", *scheduler(tmp_path), "recsys.each_surface", "--verb", "export"),
+            *("--run", str(run), "--surfaces", "nowhere,search", "--", "--out", str(out)),
+        ],
+        tmp_path,
+    )
+    assert slurm.wait(job) == "FAILED"
+    assert [folder.name for folder in out.iterdir()] == ["search"]
+    shown = log_of(tmp_path / "run")
+    assert "1 of 2 surfaces are done" in shown
+    [why] = [line for line in shown.splitlines() if "failed (1)" in line]
+    assert "nowhere" in why and "not a surface of this run" in why
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ not matter to size and speed. One request of 1, 100 and 500 candidates after 50 
 scored
 
 - by the joint model of three surfaces, and by its view of one surface, both in eager mode
-- by the surface's export: fp32, int8, and with --aot compiled by AOTInductor
+- by the surface's export: fp32, fp16, int8, and with --aot compiled by AOTInductor
+- by the fp32 export that does not check its inputs (unchecked)
 - by the export of a model that was trained for that surface alone (dedicated)
 - by the export, each candidate as a request of its own with the history again (flattened)
 - by the same surface's export out of a model of 24 surfaces (of_24)
@@ -35,6 +36,7 @@ PAIRS = {
     "joint_eager/export": ("joint_eager", "fp32"),
     "export/dedicated": ("fp32", "dedicated"),
     "eager/export": ("view_eager", "fp32"),
+    "export/unchecked": ("fp32", "unchecked"),
     "export/aot": ("fp32", "aot"),
     "int8/fp32": ("int8", "fp32"),
     "flattened/grouped": ("flattened", "fp32"),

@@ -20,6 +20,7 @@ from recsys.evaluation.score import load_model
 from recsys.export.aot import load_compiled
 from recsys.export.artefact import COMPILED, PROGRAM, WEIGHTS, Artefact
 from recsys.export.export import export
+from recsys.export.program import load_program
 from recsys.run_directory import RunDirectory
 from recsys.training.train import train
 
@@ -128,6 +129,9 @@ def contestants(
             calls["view_eager"] = lambda view=view, batch=batch: view(batch)
             flat = request.batch(artefact.config, artefact.statistics, folder, True)
             calls["flattened"] = _call(artefact.program, artefact.signature.tensors(flat))
+            unchecked = load_program(artefact.path / PROGRAM)
+            unchecked.validate_inputs = False
+            calls["unchecked"] = _call(unchecked, inputs)
             if artefact.recipe.aot:
                 calls["aot"] = _call(load_compiled(artefact.path / COMPILED), inputs)
     return calls

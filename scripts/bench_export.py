@@ -85,7 +85,8 @@ def show(results: dict[str, Any], console: Console) -> None:
     console.print_json(data=results["sizes"])
     for request, found in results["requests"].items():
         table = Table("", title=request)
-        for heading in ("p50 ms", "p99 ms", "CPU p50 ms", "CPU p99 ms", "candidates/s of CPU"):
+        times = ("p50 ms", "p99 ms", "CPU p50 ms", "CPU p99 ms")
+        for heading in ("calls", *times, "candidates/s of CPU"):
             table.add_column(heading, justify="right")
         for name, values in found.items():
             if name != "ratios":

@@ -1,12 +1,14 @@
 """How training scales with ranks, what checkpoints cost, and how long it takes to resume.
 
     python scripts/bench_scaling.py [--only ranks,checkpoints,resume] [--rounds 3]
-                                    [--quick] [--json]
+                                    [--batch 1024] [--quick] [--json]
 
-ranks: candidates/s of two ranks over one, each rank one thread, by turns. checkpoints: the share of
-training time that one checkpoint a minute takes, in the background and not, with 2 GB of tables.
-resume: from the start of the process to the first step, with those tables. All are runs of `recsys
-train`, timed by the clock in their own metrics.jsonl: give them the machine to themselves.
+ranks: candidates/s of two ranks over one, each rank one thread, by turns; besides, of two
+trainings at once that know nothing of each other, which is what the machine allows. checkpoints:
+the share of training time that one checkpoint a minute takes, in the background and not, with 2 GB
+of tables. resume: from the start of the process to the first step, with those tables. All are runs
+of `recsys train`, timed by the clock in their own metrics.jsonl: give them the machine to
+themselves.
 """
 
 import json
@@ -17,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,10 +51,9 @@ def recsys(*arguments: str, world: int = 1) -> dict[str, Any]:
 class Bench:
     """Logs and runs in a folder that goes at the end."""
 
-    def __init__(self, folder: Path, rounds: int, quick: bool) -> None:
-        self.folder, self.rounds, self.quick = folder, rounds, quick
+    def __init__(self, folder: Path, rounds: int, batch: int, quick: bool) -> None:
+        self.folder, self.rounds, self.batch, self.quick = folder, rounds, batch, quick
         self.logs = self.simulated(2_000 if quick else 25_000)
-        self.number = 0
 
     def simulated(self, requests: int) -> Path:
         """Logs of so many requests."""
@@ -60,9 +63,9 @@ class Bench:
 
     def train(self, *overrides: str, world: int = 1, run: Path | None = None) -> dict[str, Any]:
         """One run; its summary with the run's folder and its log."""
-        self.number += 1
-        path = run or self.folder / f"run-{self.number}"
+        path = run or self.folder / f"run-{uuid.uuid4()}"
         common = ["training.threads=1", "training.log_every_steps=1", "training.epochs=1"]
+        common.append(f"training.batch_candidates={self.batch}")
         sets = [p for o in (*common, *overrides) for p in ("--set", o)]
         config = str(self.logs / "config.yaml")
         found = recsys("train", config, "--run", str(path), "--resume", *sets, world=world)
@@ -76,21 +79,29 @@ class Bench:
         return (last["candidates"] - first["candidates"]) / (last["time"] - first["time"])
 
     def ranks(self) -> dict[str, Any]:
-        """One and two ranks by turns, the same candidates a rank and step."""
-        speeds: dict[int, list[float]] = {1: [], 2: []}
+        """One rank, two ranks and two trainings by turns, the same candidates a rank and step."""
+        speeds: dict[str, list[float]] = {"one_rank": [], "two_ranks": [], "two_trainings": []}
+
+        def measured(world: int) -> float:
+            done = self.train(world=world)
+            shutil.rmtree(done["path"])
+            return self.speed(done)
+
         for _ in range(self.rounds):
-            for world, found in speeds.items():
-                done = self.train(world=world)
-                found.append(self.speed(done))
-                shutil.rmtree(done["path"])
-        ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
-        return {
-            "candidates_per_second_1": statistics.median(speeds[1]),
-            "candidates_per_second_2": statistics.median(speeds[2]),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-        }
+            speeds["one_rank"].append(measured(1))
+            speeds["two_ranks"].append(measured(2))
+            with ThreadPoolExecutor(2) as both:
+                speeds["two_trainings"].append(sum(both.map(measured, (1, 1))))
+        result: dict[str, Any] = {"batch_candidates": self.batch}
+        for name, found in speeds.items():
+            ratios = [each / one for one, each in zip(speeds["one_rank"], found, strict=True)]
+            result[name] = {
+                "candidates_per_second": statistics.median(found),
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+            }
+        return result
 
     @property
     def large(self) -> list[str]:
@@ -173,6 +184,7 @@ def print_results(results: dict[str, Any]) -> None:
 def main(
     only: Annotated[str, typer.Option(help="Parts, by commas")] = "ranks,checkpoints,resume",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Candidates of a rank's step")] = 1024,
     quick: Annotated[bool, typer.Option("--quick", help="Small: checks that all runs")] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -183,7 +195,7 @@ def main(
         raise typer.Exit(2)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), rounds, quick)
+        bench = Bench(Path(folder), rounds, batch, quick)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "ranks": bench.ranks,
             "checkpoints": bench.checkpoints,

@@ -24,6 +24,7 @@ from recsys.export.program import load_program
 from recsys.run_directory import RunDirectory
 from recsys.training.train import train
 
+ENOUGH_SECONDS, LEAST_CALLS = 30.0, 10
 HISTORY = 500  # the longest that is measured
 SURFACE = surface_name(0)
 MODEL: dict[str, Any] = {
@@ -142,11 +143,17 @@ def _call(program: Callable[..., object], inputs: Mapping[str, torch.Tensor]) ->
 
 
 def latencies(calls: Mapping[str, Call], candidates: int, repeats: int) -> dict[str, Any]:
-    """Each called by turns, `repeats` times: p50 and p99 by the clock, and of CPU time."""
+    """Each called by turns, `repeats` times: p50 and p99 by the clock, and of CPU time.
+
+    What has taken `ENOUGH_SECONDS` in `LEAST_CALLS` or more is not called again.
+    """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     with torch.inference_mode():
         for number in range(repeats + 2):
             for name, call in calls.items():
+                spent = [took for took, _ in seconds[name]]
+                if len(spent) >= LEAST_CALLS and sum(spent) > ENOUGH_SECONDS:
+                    continue
                 wall, cpu = time.perf_counter(), time.process_time()
                 call()
                 took = time.perf_counter() - wall, time.process_time() - cpu
@@ -158,6 +165,7 @@ def latencies(calls: Mapping[str, Call], candidates: int, repeats: int) -> dict[
         p50, p99 = np.quantile(wall_times, [0.5, 0.99])
         cpu50, cpu99 = np.quantile(cpu_times, [0.5, 0.99])
         found[name] = {
+            "calls": len(values),
             "p50_ms": float(p50),
             "p99_ms": float(p99),
             "cpu_p50_ms": float(cpu50),

@@ -271,6 +271,9 @@ def calibrate(
         str | None, typer.Option(help="platt, isotonic or global. Default: the run's own.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: RUN-calibrated.")] = None,
+    spread: Annotated[
+        float, typer.Option(help="Of surfaces around all together, in logits; inf: each by itself.")
+    ] = 0.1,
     as_json: Json = False,
 ) -> None:
     """Refits the calibrators alone on fresh data: a new run directory, all else the same."""
@@ -278,7 +281,7 @@ def calibrate(
     from recsys.evaluation.calibrate import print_calibration
     from recsys.run_directory import RunDirectory
 
-    found = calibrate_run(RunDirectory.open(run), data, kind, out)
+    found = calibrate_run(RunDirectory.open(run), data, kind, out, spread=spread)
     _report(found, as_json, lambda console: print_calibration(found, console))
 
 

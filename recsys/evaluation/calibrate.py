@@ -1,6 +1,7 @@
 """`recsys calibrate`: refits a run's calibrators alone, on fresh data."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from recsys.evaluation.score import Scorer
 from recsys.files import whole_folder, write_json, write_text
 from recsys.model.calibration import (
     EVERY_SURFACE,
+    SPREAD,
     Calibrator,
     build_calibrator,
     build_calibrators,
@@ -50,9 +52,19 @@ class Rows:
         known = ~self.labels[:, t].isnan()
         return known if s is None else known & (self.surface_index == s)
 
+    def known(self, t: int, s: int | None) -> tuple[Tensor, Tensor]:
+        """Raw logits and labels of these rows, both `[n]`."""
+        cell = self.cell(t, s)
+        return self.raw[cell, t].clone(), self.labels[cell, t].clone()
+
 
 def calibrate(
-    run: RunDirectory, data: str, kind: str | None = None, out: Path | None = None
+    run: RunDirectory,
+    data: str,
+    kind: str | None = None,
+    out: Path | None = None,
+    *,
+    spread: float = SPREAD,
 ) -> dict[str, Any]:
     """Writes a new run directory whose best checkpoint differs from `run`'s in calibrators alone.
 
@@ -61,17 +73,21 @@ def calibrate(
         data: a labelled request table that the model was not trained on.
         kind: platt, isotonic or global; by default the run's own, or platt if it has none.
         out: the new run directory; `RUN-calibrated` by default.
+        spread: how far a surface's calibrator lies from that of all surfaces, in logits (see
+            `recsys.training.refit`); infinite: each is fitted by itself.
 
-    Returns `{"run", "out", "checkpoint", "data", "kind", "cells": {S: {T: {"status", "rows",
-    "positives", "before", "after"}}}}`, which is also its `calibration.json`. Metrics are on the
-    rows that were fitted. A cell with nothing to fit on keeps its calibrator, and its status says
-    why. Raises `UserError` for wrong input; then nothing is written.
+    Returns `{"run", "out", "checkpoint", "data", "kind", "spread", "cells": {S: {T: {"status",
+    "rows", "positives", "before", "after"}}}}`, which is also its `calibration.json`. Metrics are
+    on the rows that were fitted. A cell with nothing to fit on keeps its calibrator, and its status
+    says why. Raises `UserError` for wrong input; then nothing is written.
     """
     found = checkpoint.best(run.checkpoints)
     if found is None:
         raise UserError(f"{run.checkpoints}: no complete checkpoint; finish or resume the training")
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind {kind}: is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    if not spread > 0:
+        raise UserError(f"--spread {spread:g}: give a number above 0, or inf")
     own = run.config.model.calibration.kind
     kind = kind or (own if own != "none" else "platt")
     target = out or run.path.with_name(f"{run.path.name}-calibrated")
@@ -80,13 +96,14 @@ def calibrate(
     config = load_config(run.config_file, [f"model.calibration.kind={kind}"])
     scorer = Scorer(run)
     rows = _scored(scorer, data)
-    fitted, why = fit_calibrators(scorer.model, config, rows)
+    fitted, why = fit_calibrators(scorer.model, config, rows, spread)
     document = {
         "run": str(run.path),
         "out": str(target),
         "checkpoint": found.name,
         "data": data,
         "kind": kind,
+        "spread": spread if kind in ("platt", "isotonic") and math.isfinite(spread) else None,
         "cells": _cells(config, scorer.model, fitted, why, rows),
     }
     with whole_folder(target) as folder:
@@ -102,14 +119,21 @@ def _scored(scorer: Scorer, data: str) -> Rows:
     ]
     if not parts:
         raise UserError(f"{data}: no candidate; give rows that were shown")
-    return Rows(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    rows = Rows(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    layout = scorer.model.layout
+    for s, name in enumerate(layout.surfaces):  # a log may know labels that the model does not
+        for t, task in enumerate(layout.tasks):
+            if task not in layout.config.surfaces[name].tasks:
+                rows.labels[rows.surface_index == s, t] = torch.nan
+    return rows
 
 
 def fit_calibrators(
-    model: UnifiedModel, config: Config, rows: Rows
+    model: UnifiedModel, config: Config, rows: Rows, spread: float
 ) -> tuple[dict[str, Calibrator], dict[tuple[str, str], str]]:
     """New calibrators of `config`, and of which (name, task) there was nothing to fit, and why."""
     section = config.model.calibration
+    pooled = _pooled(config, rows) if math.isfinite(spread) else {}
     tasks_of = {name: tuple(each.tasks) for name, each in config.active_surfaces.items()}
     fitted = build_calibrators(section, tasks_of, config.tasks)
     why: dict[tuple[str, str], str] = {}
@@ -119,18 +143,33 @@ def fit_calibrators(
         s = None if name == EVERY_SURFACE else model.layout.surfaces.index(name)
         for at, task in enumerate(calibrator.tasks):
             t = config.tasks.index(task)
-            cell = rows.cell(t, s)
-            raw, labels = rows.raw[cell, t].clone(), rows.labels[cell, t].clone()
+            raw, labels = rows.known(t, s)
             if fault := why_not(labels):
                 why[name, task] = fault
                 continue
             one = build_calibrator(section, (task,))
             assert one is not None
-            refit(one, raw, labels)
+            refit(one, raw, labels, pooled.get(task), spread)
             with torch.no_grad():
                 for whole, row in zip(calibrator.parameters(), one.parameters(), strict=True):
                     whole[at] = row[0]
     return fitted, why
+
+
+def _pooled(config: Config, rows: Rows) -> dict[str, Calibrator]:
+    """The calibrator of all surfaces of each task that several have; what theirs are near."""
+    if config.model.calibration.kind == "global":
+        return {}
+    found = {}
+    for t, task in enumerate(config.tasks):
+        surfaces = [name for name, each in config.active_surfaces.items() if task in each.tasks]
+        raw, labels = rows.known(t, None)
+        if len(surfaces) > 1 and not why_not(labels):
+            one = build_calibrator(config.model.calibration, (task,))
+            assert one is not None
+            refit(one, raw, labels)
+            found[task] = one
+    return found
 
 
 def _cells(

@@ -20,6 +20,7 @@ from recsys.config.model import CalibrationConfig
 EVERY_SURFACE = "every_surface"
 LEAST_SLOPE = 1e-3
 PRIOR_SD = 0.25  # of log a, where rows say nothing: measured in docs/howto/calibrate.md
+SPREAD = 0.1  # of a surface's a and b around those of all surfaces: measured there too
 
 
 class Calibrator(nn.Module, ABC):
@@ -48,6 +49,15 @@ class Calibrator(nn.Module, ABC):
         """Minus the log density of a prior of the slopes around the identity, `[T]`; see
         `recsys.training.refit`."""
 
+    @abstractmethod
+    def distance(self, other: "Calibrator", spread: float) -> Tensor:
+        """Minus the log density of a prior of slopes and bias around those of `other`, `[T]`.
+
+        Args:
+            other: of the same kind and tasks; it gets no gradient.
+            spread: standard deviation of the bias and of the mean log slope.
+        """
+
 
 class Platt(Calibrator):
     """`g(z) = a z + b`, a = exp(`log_slope`) > 0.
@@ -65,6 +75,11 @@ class Platt(Calibrator):
 
     def penalty(self) -> Tensor:
         return (self.log_slope / PRIOR_SD).square() / 2
+
+    def distance(self, other: Calibrator, spread: float) -> Tensor:
+        assert isinstance(other, Platt)
+        slope, bias = self.log_slope - other.log_slope, self.bias - other.bias
+        return (slope.square() + bias.square()) / spread**2 / 2
 
 
 class Isotonic(Calibrator):
@@ -110,6 +125,12 @@ class Isotonic(Calibrator):
     def penalty(self) -> Tensor:
         """A standard normal prior of each w."""
         return (self.slopes - self.identity()).square().sum(1) / 2
+
+    def distance(self, other: Calibrator, spread: float) -> Tensor:
+        assert isinstance(other, Isotonic)
+        # B independent slopes whose mean has the spread.
+        slopes = (self.slopes - other.slopes).square().mean(1)
+        return (slopes + (self.bias - other.bias).square()) / spread**2 / 2
 
 
 def build_calibrator(config: CalibrationConfig, tasks: Sequence[str]) -> Calibrator | None:

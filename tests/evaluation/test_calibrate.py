@@ -77,7 +77,8 @@ def test_nothing_but_the_calibrators_differs(
 def test_the_rows_that_it_was_fitted_to_are_calibrated(
     run: RunDirectory, simulated_log: Path, tmp_path: Path, kind: str
 ) -> None:
-    found = calibrate(run, table(simulated_log), kind, tmp_path / "new")
+    found = calibrate(run, table(simulated_log), kind, tmp_path / "new", spread=float("inf"))
+    assert found["spread"] is None
     was = evaluate(run, "valid", show=False)
     now = evaluate(RunDirectory.open(tmp_path / "new"), "valid", show=False)
     for surface, tasks in found["cells"].items():
@@ -92,6 +93,35 @@ def test_the_rows_that_it_was_fitted_to_are_calibrated(
             assert after["pcoc"] == pytest.approx(1, abs=1e-3)
             assert after["ne"] <= before["ne"] + 1e-6
             assert after["auc"] == before["auc"]
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_surfaces_are_near_the_calibrator_of_all(
+    run: RunDirectory, simulated_log: Path, tmp_path: Path, kind: str
+) -> None:
+    """PCOC of a surface goes from that under the global calibrator to 1 as the spread grows; a
+    task of one surface alone has no others to be near."""
+    data, found = table(simulated_log), {}
+    for name, spread in {"near": 1e-3, "between": 0.1, "far": float("inf")}.items():
+        found[name] = calibrate(run, data, kind, tmp_path / name, spread=spread)
+    both = calibrate(run, data, "global", tmp_path / "global")
+    assert (found["between"]["spread"], both["spread"]) == (0.1, None)
+
+    def pcoc(document: dict, surface: str, task: str = "click") -> float:
+        return document["cells"][surface][task]["after"]["pcoc"]
+
+    off = 0.0
+    for surface in run.config.surfaces:
+        near, between, far = (pcoc(found[name], surface) for name in ("near", "between", "far"))
+        assert far == pytest.approx(1, abs=1e-3)
+        if abs(near - 1) > 0.02:
+            assert abs(between - 1) < abs(near - 1)
+        off = max(off, abs(near - 1))
+        if kind == "platt":
+            assert near == pytest.approx(pcoc(both, surface), abs=5e-3)
+    assert off > 0.02  # the surfaces differ: there is something to see
+    likes = [pcoc(each, "home", "like") for each in found.values()]
+    assert likes == pytest.approx([1.0] * 3, abs=1e-3)
 
 
 def test_a_calibrated_run_can_be_resumed(
@@ -189,12 +219,13 @@ def test_negative_sampling_is_undone(simulated_log: Path, tmp_path: Path) -> Non
         ],
     )
     train(config, tmp_path / "run")
-    done = calibrate(RunDirectory(tmp_path / "run"), str(root / "valid"), None, tmp_path / "new")
+    valid, out = str(root / "valid"), tmp_path / "new"
+    done = calibrate(RunDirectory(tmp_path / "run"), valid, None, out, spread=float("inf"))
     # Weighted, so that the rate is that of the whole traffic; fitted, so that the sums agree.
     assert done["cells"]["home"]["click"]["after"]["pcoc"] == pytest.approx(1, abs=0.2)
     new = RunDirectory.open(tmp_path / "new")
-    valid = evaluate(new, "valid", show=False)["surfaces"]["home"]["tasks"]["click"]
-    assert valid["pcoc"] == pytest.approx(done["cells"]["home"]["click"]["after"]["pcoc"], abs=1e-5)
+    cell = evaluate(new, "valid", show=False)["surfaces"]["home"]["tasks"]["click"]
+    assert cell["pcoc"] == pytest.approx(done["cells"]["home"]["click"]["after"]["pcoc"], abs=1e-5)
     rows = pq.read_table(new.predictions / "valid").filter(pc.field("surface") == "home")
     weight, label = rows["weight.click"].to_numpy(), rows["label.click"].to_numpy()
     assert set(weight[label == 0]) == {4.0}
@@ -217,7 +248,10 @@ def test_what_is_wrong(run: RunDirectory, simulated_log: Path, tmp_path: Path) -
     data = table(simulated_log)
     with pytest.raises(UserError, match="--kind plat: is platt, isotonic or global"):
         calibrate(run, data, "plat", tmp_path / "new")
-    with pytest.raises(UserError, match="new: exists already; remove it or choose another --out"):
+    for spread in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=r"--spread .*: give a number above 0, or inf"):
+            calibrate(run, data, None, tmp_path / "new", spread=spread)
+    with pytest.raises(UserError, match=r"new: exists already; remove it"):
         (tmp_path / "new").mkdir()
         calibrate(run, data, None, tmp_path / "new")
     with pytest.raises(UserError, match="nowhere"):

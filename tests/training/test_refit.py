@@ -101,6 +101,60 @@ def test_a_bucket_without_rows_keeps_its_slope() -> None:
     assert below.tolist() == pytest.approx([calibrator.identity()] * 6, abs=1e-4)  # type: ignore[operator]
 
 
+def shifted(kind: str, shift: float) -> Calibrator:
+    """What rows of all surfaces said: all logits are `shift` too low."""
+    found = calibrator_of(kind)
+    with torch.no_grad():
+        found.bias.fill_(shift)  # type: ignore[operator, union-attr]
+    return found
+
+
+def test_platt_towards_another_is_scipys_optimum() -> None:
+    logits, labels = rows(60, 3)
+    z, y = logits.double().numpy(), labels.double().numpy()
+
+    def objective(x: np.ndarray) -> float:
+        found = np.exp(x[0]) * z + x[1]
+        prior = (x[0] / 0.2) ** 2 / 2 + ((x[1] - 0.7) / 0.2) ** 2 / 2
+        return float((np.logaddexp(0, found) - y * found).sum() + prior)
+
+    best = minimize(objective, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9})
+    calibrator = calibrator_of("platt")
+    refit(calibrator, logits, labels, shifted("platt", 0.7), spread=0.2)
+    found = [float(calibrator.log_slope.detach()), float(calibrator.bias.detach())]  # type: ignore[operator, union-attr]
+    assert found == pytest.approx(best.x.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_few_rows_stay_near_the_others_and_many_go_their_own_way(kind: str) -> None:
+    towards = shifted(kind, -0.6)
+    before = {name: value.clone() for name, value in towards.state_dict().items()}
+    distance = []
+    for count in (20, 40_000):
+        logits, labels = rows(count, 4)
+        alone, near = calibrator_of(kind), calibrator_of(kind)
+        refit(alone, logits, labels)
+        refit(near, logits, labels, towards)
+        p, q, r = (probabilities(each, logits).mean() for each in (alone, near, towards))
+        distance.append(abs(q - r) / abs(p - r))
+    assert distance[0] < 0.1
+    assert distance[1] > 0.9
+    assert all(torch.equal(before[name], value) for name, value in towards.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_the_spread_says_how_near(kind: str) -> None:
+    logits, labels = rows(300, 6)
+    towards, alone = shifted(kind, 2.0), calibrator_of(kind)
+    refit(alone, logits, labels)
+    gaps = []
+    for spread in (1e-4, 0.1, 1.0):
+        calibrator = calibrator_of(kind)
+        refit(calibrator, logits, labels, towards, spread)
+        gaps.append(float((calibrator.bias - towards.bias).abs().detach()))  # type: ignore[operator, arg-type]
+    assert gaps[0] < 1e-3 < gaps[1] < gaps[2]
+
+
 def test_one_task_at_a_time() -> None:
     calibrator = build_calibrator(CalibrationConfig(kind="platt"), ("click", "like"))
     assert calibrator is not None

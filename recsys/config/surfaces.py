@@ -61,6 +61,13 @@ class SurfaceConfig(Section):
         description="Task → share of the negatives that its log kept. Probabilities are corrected "
         "for it, and metrics weight a negative by 1 / share",
     )
+    request_sampling: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of its requests that an epoch trains on, drawn anew for each epoch; "
+        "whole requests, so that no probability changes",
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod

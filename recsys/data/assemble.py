@@ -53,6 +53,7 @@ class Assembler:
             candidate_offsets=tuple(block.candidate_offsets[request_offsets].tolist()),
             longest_history=int(block.history_lengths.max(initial=0)),
             most_candidates=int(block.candidate_lengths.max(initial=0)),
+            passed=block.passed,
             columns=_extras(block, request_index),
         )
 

@@ -57,6 +57,7 @@ class Batch(Pipelineable):
     candidate_offsets: tuple[int, ...]  # [S + 1], the same for candidates
     longest_history: int
     most_candidates: int  # of one request
+    passed: int  # requests, and those that sampling left out before them
     # Rows of the epoch's global order that are used up once this batch is trained on: the reader's
     # position. None where a batch does not come from a reader.
     position: Any = None

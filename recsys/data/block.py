@@ -32,10 +32,18 @@ class Block:
     labels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [C, T]
     request_extras: pa.Table | None = None
     candidate_extras: pa.Table | None = None
+    # [R], places in the global order that a request stands for: its own, and those before it that
+    # were left out. None: 1 each.
+    places: np.ndarray | None = None
 
     @property
     def requests(self) -> int:
         return len(self.surface)
+
+    @property
+    def passed(self) -> int:
+        """Places in the global order of all requests."""
+        return self.requests if self.places is None else int(self.places.sum())
 
     @cached_property
     def candidate_offsets(self) -> np.ndarray:
@@ -84,6 +92,7 @@ class Block:
             labels=take_candidates(self.labels),
             request_extras=_take(self.request_extras, rows),
             candidate_extras=extras,
+            places=None if self.places is None else self.places.take(rows),
         )
 
     def slice(self, start: int, stop: int) -> "Block":
@@ -108,6 +117,7 @@ class Block:
             labels=self.labels[bounds["candidate"]],
             request_extras=_slice(self.request_extras, bounds["request"]),
             candidate_extras=_slice(self.candidate_extras, bounds["candidate"]),
+            places=None if self.places is None else self.places[start:stop],
         )
 
 
@@ -127,6 +137,7 @@ def concatenate(blocks: Sequence[Block]) -> Block:
         labels=join([b.labels for b in blocks]),
         request_extras=_join([b.request_extras for b in blocks]),
         candidate_extras=_join([b.candidate_extras for b in blocks]),
+        places=None if first.places is None else join([b.places for b in blocks]),
     )
 
 

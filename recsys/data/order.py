@@ -18,13 +18,25 @@ from recsys.data.hashing import splitmix64
 Intervals = list[list[int]]
 
 
+SAMPLING = 0x5A3D1E  # keeps the random numbers of sampling apart from those of the order
+
+
 def permutation(size: int, *seeds: int) -> np.ndarray:
     """A permutation of range(size), the same for the same seeds on every machine and version."""
+    # splitmix64 is one-to-one, so no two keys are equal and the order is unique.
+    return np.argsort(_keys(size, *seeds))
+
+
+def uniform(size: int, *seeds: int) -> np.ndarray:
+    """`[size]` random numbers from 0 to 1, the same for the same seeds everywhere."""
+    return (_keys(size, *seeds) >> np.uint64(11)) * 2.0**-53
+
+
+def _keys(size: int, *seeds: int) -> np.ndarray:
     state = np.zeros(1, dtype=np.uint64)
     for seed in seeds:
         state = splitmix64(state ^ np.uint64(seed))
-    # splitmix64 is one-to-one, so no two keys are equal and the order is unique.
-    return np.argsort(splitmix64(state + np.arange(size, dtype=np.uint64)))
+    return splitmix64(state + np.arange(size, dtype=np.uint64))
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,14 @@ class Window:
             return np.concatenate([np.arange(a, b) for a, b in self.inside])
         order = permutation(self.size, *self.seeds)
         return np.concatenate([order[a:b] for a, b in self.inside])
+
+    def drawn(self, rates: np.ndarray) -> np.ndarray:
+        """Whether each of `row_groups`' requests laid end to end is kept, if it is to be with
+        probability `rates`; `[size]`. The same whatever rows are taken, and by which rank."""
+        if self.seeds is None:
+            raise ValueError("only a shuffled epoch is sampled")
+        kept: np.ndarray = uniform(self.size, *self.seeds, SAMPLING) < rates
+        return kept
 
 
 class Order:

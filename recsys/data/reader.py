@@ -43,6 +43,7 @@ class Reader:
         statistics: fitted on the train split; may be None if no table has `encode: vocab`.
         rank, world: this rank, of how many.
         shuffle: by windows of `data.shuffle_row_groups` row groups; else the order of the files.
+        sample: leave out requests by `surfaces.S.request_sampling`; needs `shuffle`.
         epoch: each has its own order.
         remaining: what is left of the epoch – a list of [start, stop] to be dealt to the ranks,
             or one such list for each rank that saved it (`batch.position`). Default: all of it.
@@ -70,6 +71,7 @@ class Reader:
         rank: int = 0,
         world: int = 1,
         shuffle: bool = True,
+        sample: bool = False,
         epoch: int = 0,
         remaining: Sequence | None = None,
         batch_candidates: int,
@@ -106,11 +108,13 @@ class Reader:
                 f"{self.split.url}: has {self._order.total} requests, but the saved position goes "
                 f"to {last}; resume with the files that the run began with"
             )
+        rates = np.array([each.request_sampling for each in config.active_surfaces.values()])
+        self._rates = rates if sample and (rates < 1).any() else None
         self._open = ExitStack()
 
     @property
     def requests(self) -> int:
-        """The number of requests that this rank reads."""
+        """The number of requests that this rank reads, with those that sampling leaves out."""
         return order.size(self._remaining)
 
     @property
@@ -139,6 +143,7 @@ class Reader:
         builders = cycle([BlockBuilder(self.layout, self._tables) for _ in range(2)])
         windows = list(self._order.windows(self._remaining))
         numbers = [number for window in windows for number in window.row_groups]
+        before = 0
         with (
             RowGroups(self.split, self._chosen, self._unknown, self._unseen) as source,
             Background(map(source.table, numbers), 1, "recsys-row-groups") as tables,
@@ -148,7 +153,12 @@ class Reader:
                 for number in window.row_groups:
                     place = source.place(number)
                     builder.add(flatten(next(tables), self._chosen, place), place)
-                yield builder.block(), window.rows()
+                block, rows = builder.block(), window.rows()
+                if self._rates is not None:
+                    rows, before = _sampled(
+                        block, rows, window.drawn(self._rates[block.surface]), before
+                    )
+                yield block, rows
 
     def _batches(self) -> Iterator[Batch]:
         left, assemble = self._remaining, Assembler(self.layout)
@@ -156,11 +166,27 @@ class Reader:
         with Background(blocks, 1, "recsys-windows") as windows:
             for block, batches in windows:
                 for part in _select(block, batches, TOGETHER // self.batch_candidates):
-                    left = order.drop(left, part.requests)
+                    left = order.drop(left, part.passed)
                     batch = assemble(part)
                     batch.position = left
                     yield batch.pin_memory() if self._pin_memory else batch
                 del block
+
+
+def _sampled(
+    block: Block, rows: np.ndarray, kept: np.ndarray, before: int
+) -> tuple[np.ndarray, int]:
+    """The rows to take that are kept; sets `block.places`.
+
+    What is left out counts to the next row that is not, so that the position after a batch is the
+    same place in the global order, whatever was left out. `before` were left out since the last row
+    of the window before. Also returns how many were since the last one here.
+    """
+    at = np.flatnonzero(kept[rows])
+    gaps = np.diff(at, prepend=-1 - before)
+    block.places = np.ones(block.requests, dtype=np.int64)
+    block.places[rows[at]] = gaps
+    return rows[at], len(rows) - 1 - at[-1] if len(at) else before + len(rows)
 
 
 def _select(block: Block, batches: list[np.ndarray], together: int) -> Iterator[Block]:

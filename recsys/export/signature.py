@@ -158,6 +158,7 @@ class Signature:
             candidate_offsets=(0, candidates),
             longest_history=_room(history_lengths, 0, self.layout.history_length),
             most_candidates=_room(lengths, 1),
+            passed=requests,
         )
 
     def _candidates(self, inputs: Mapping[str, Tensor]) -> int:

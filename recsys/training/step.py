@@ -30,7 +30,7 @@ def precision(config: Config, device: torch.device) -> AbstractContextManager[No
 class StepTotals:
     """What all ranks did in one step."""
 
-    requests: int
+    requests: int  # with those that sampling left out
     candidates: int
     stop: bool  # whether some rank was asked to stop
     fault: bool  # whether some rank cannot go on
@@ -78,9 +78,9 @@ class Stepper:
         """
         counts = self._host_loss.counts(batch.labels, batch.surface_index)
         if self.ranks.world == 1:
-            return StepTotals(batch.requests, batch.candidates, stop, fault, counts)
+            return StepTotals(batch.passed, batch.candidates, stop, fault, counts)
         own = torch.tensor(
-            [batch.requests, batch.candidates, stop, fault],
+            [batch.passed, batch.candidates, stop, fault],
             dtype=torch.float64,
             device=counts.device,
         )

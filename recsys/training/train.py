@@ -265,6 +265,7 @@ class Trainer:
                 self.statistics,
                 rank=ranks.rank,
                 world=ranks.world,
+                sample=True,
                 epoch=progress.epoch,
                 remaining=progress.remaining,
                 batch_candidates=config.training.batch_candidates,

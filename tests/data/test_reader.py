@@ -207,6 +207,85 @@ def test_another_number_of_ranks_takes_up_what_remains(
     assert sorted(done) == list(range(COUNT))
 
 
+@pytest.fixture(scope="module")
+def sampled(config: Config) -> Config:
+    """Half of the first surface's requests, a fifth of the second's, all of the others."""
+    surfaces = {name: dict(each) for name, each in tables.DOCUMENT["surfaces"].items()}
+    for each, rate in zip(surfaces.values(), (0.5, 0.2), strict=False):
+        each["request_sampling"] = rate
+    return tables.config(config.data.root, surfaces=surfaces)
+
+
+def surface_of(number: int) -> str:
+    return ROWS[number]["surface"]
+
+
+def test_a_share_of_a_surfaces_requests_is_taken(sampled: Config) -> None:
+    epochs = [read(sampled, sample=True, epoch=epoch) for epoch in range(40)]
+    taken = [{n for batch in batches for n in users(batch)} for batches in epochs]
+    assert taken[0] != taken[1]
+    assert [n for b in read(sampled, sample=True) for n in users(b)] == [
+        n for b in epochs[0] for n in users(b)
+    ]
+    rates = {name: each.request_sampling for name, each in sampled.surfaces.items()}
+    assert set(rates.values()) == {0.5, 0.2, 1.0}
+    for surface, rate in rates.items():
+        every = [n for n in range(COUNT) if surface_of(n) == surface]
+        shares = [len(kept & set(every)) / len(every) for kept in taken]
+        assert np.mean(shares) == pytest.approx(rate, abs=4 * np.std(shares) / 40**0.5 + 1e-9)
+        # Each request by itself: all have their turn.
+        assert set(every) <= set().union(*taken)
+
+
+def test_without_sampling_the_rates_change_nothing(config: Config, sampled: Config) -> None:
+    for found, expected in zip(read(sampled), read(config), strict=True):
+        assert same(found, expected)
+        assert found.passed == found.requests
+
+
+@pytest.mark.parametrize("most", [3, 17])
+def test_a_sampled_epoch_goes_on_from_any_position(sampled: Config, most: int) -> None:
+    whole = read(sampled, sample=True, batch_candidates=most)
+    kept = [n for b in read(sampled, sample=True, batch_candidates=1) for n in users(b)]
+    assert [users(batch) for batch in whole] == greedy(kept, most)
+    for number, batch in enumerate(whole):
+        rest = read(sampled, sample=True, batch_candidates=most, remaining=batch.position)
+        assert len(rest) == len(whole) - number - 1
+        assert all(same(*pair) for pair in zip(rest, whole[number + 1 :], strict=True))
+    left_over = sum(b - a for a, b in whole[-1].position)  # what is left out at the very end
+    assert sum(batch.passed for batch in whole) + left_over == COUNT
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_ranks_sample_the_same_requests(sampled: Config, world: int) -> None:
+    alone = {n for batch in read(sampled, sample=True) for n in users(batch)}
+    saved, done = [], []
+    for rank in range(world):
+        batches = read(sampled, sample=True, rank=rank, world=world)
+        done += [n for batch in batches[:2] for n in users(batch)]
+        saved.append(batches[min(1, len(batches) - 1)].position)
+    for rank in range(2):  # two ranks take up what is left
+        for batch in read(sampled, sample=True, rank=rank, world=2, remaining=saved):
+            done += users(batch)
+    assert sorted(done) == sorted(alone)
+    assert 0 < len(alone) < COUNT
+
+
+def test_nothing_of_the_only_surface_may_be_left(tmp_path: Path) -> None:
+    rows = tables.rows(6)
+    tables.write(tmp_path / "train", rows, (6, 2))
+    surfaces = {
+        name: {**each, "request_sampling": 1e-9}
+        for name, each in tables.DOCUMENT["surfaces"].items()
+    }
+    assert read(tables.config(tmp_path, surfaces=surfaces), sample=True) == []
+
+
+def test_only_a_shuffled_epoch_is_sampled(sampled: Config) -> None:
+    with pytest.raises(ValueError, match="only a shuffled epoch is sampled"):
+        read(sampled, sample=True, shuffle=False)
+
+
 def test_a_position_of_other_files_is_refused(config: Config) -> None:
     with pytest.raises(UserError, match=r"has 120 requests, but the saved position goes to 150"):
         read(config, remaining=[[100, 150]])

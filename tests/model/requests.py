@@ -224,4 +224,5 @@ def collate(config: Config, requests: list[Request]) -> Batch:
         candidate_offsets=offsets(candidate_surfaces),
         longest_history=max(history, default=0),
         most_candidates=max(count, default=0),
+        passed=len(requests),
     )

@@ -60,14 +60,19 @@ def cell_gradients(model: UnifiedModel, sample: Sample) -> dict[Cell, Tensor]:
 
 def cell_weights(config: Config, labels: dict[Cell, int]) -> dict[Cell, float]:
     """What a cell's mean loss weighs in the run's loss: α_s w_st, times its share of the task's
-    labels where `training.loss` is `task`. `labels` are the known ones of the train split."""
+    labels where `training.loss` is `task`. `labels` are the known ones of the train split, of which
+    an epoch takes the share `request_sampling`."""
     found = {}
+    seen = {
+        (surface, task): count * config.surfaces[surface].request_sampling
+        for (surface, task), count in labels.items()
+    }
     for surface, each in config.active_surfaces.items():
         for task, weight in each.tasks.items():
             share = 1.0
             if config.training.loss == "task":
-                of_task = sum(n for (_, other), n in labels.items() if other == task)
-                share = labels.get((surface, task), 0) / of_task if of_task else 0.0
+                of_task = sum(n for (_, other), n in seen.items() if other == task)
+                share = seen.get((surface, task), 0) / of_task if of_task else 0.0
             found[surface, task] = each.weight * weight * share
     return found
 

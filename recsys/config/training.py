@@ -38,6 +38,20 @@ class CalibratorsConfig(Section):
     )
 
 
+class BalanceConfig(Section):
+    """`training.balance:` – what each (surface, task) weighs in the loss, besides the weights of
+    `surfaces`."""
+
+    kind: Literal["fixed", "uncertainty"] = Field(
+        "fixed",
+        description="uncertainty: and by a variance that is learned for each of them (Kendall et "
+        "al. 2018): one whose loss stays high weighs less",
+    )
+    lr: float = Field(
+        0.005, gt=0, description="Learning rate of the log variances; decays as the dense one"
+    )
+
+
 class EarlyStoppingConfig(Section):
     """`training.early_stopping:` – on the valid split, after each epoch."""
 
@@ -71,6 +85,9 @@ class TrainingConfig(Section):
         "cell",
         description="What a loss is averaged over. cell: each (surface, task) counts by its "
         "weights alone, however few its labels. task: each known label of a task counts the same.",
+    )
+    balance: BalanceConfig = Field(
+        BalanceConfig(), description="Weights of surfaces and tasks against each other"
     )
     sparse: SparseConfig = Field(SparseConfig(), description="Optimizer of the tables")
     dense: DenseConfig = Field(DenseConfig(), description="Optimizer of everything else")

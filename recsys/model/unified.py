@@ -129,6 +129,9 @@ class Logits(NamedTuple):
     raw: Tensor  # float32, of the heads
     calibrated: Tensor  # float64; its gradient reaches the calibrators and nothing else
     corrected: Tensor  # float64, calibrated and corrected for negative down-sampling
+    # `[S, T]` of `training.balance`, for the loss. A copy of the parameter, in the model's output:
+    # by the graph of that, data-parallel training finds out which parameters a step used.
+    log_variances: Tensor | None = None
 
     def probabilities(self) -> Tensor:
         """What is served, float64 `[N, T]`."""
@@ -158,6 +161,7 @@ class UnifiedModel(nn.Module):
     """
 
     log_rates: Tensor | None
+    log_variances: nn.Parameter | None
 
     def __init__(
         self,
@@ -166,6 +170,7 @@ class UnifiedModel(nn.Module):
         trunk: Trunk,
         towers: Mapping[str, SurfaceTower],
         calibrators: Mapping[str, Calibrator],
+        log_variances: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -173,6 +178,7 @@ class UnifiedModel(nn.Module):
         self.trunk = trunk
         self.towers = nn.ModuleDict(towers)
         self.calibrators = nn.ModuleDict(calibrators)
+        self.register_parameter("log_variances", log_variances)
         self.register_buffer("log_rates", log_sampling_rates(layout), persistent=False)
         self.score = Score(self)
         trunk_keys = set(trunk.keys)
@@ -203,7 +209,10 @@ class UnifiedModel(nn.Module):
             parts.append(trunk.x.new_zeros(0, tasks, dtype=torch.float32))
             calibrated = corrected = [parts[0].detach().double()]
         return Logits(
-            self._touch(torch.cat(parts), trunk, rows), torch.cat(calibrated), torch.cat(corrected)
+            self._touch(torch.cat(parts), trunk, rows),
+            torch.cat(calibrated),
+            torch.cat(corrected),
+            None if self.log_variances is None else self.log_variances.clone(),
         )
 
     def calibrate(self, raw: Tensor, surface: str) -> Tensor:
@@ -331,4 +340,9 @@ def build_model(config: Config, lookup: Lookup | None = None) -> UnifiedModel:
         {name: tuple(surface.tasks) for name, surface in config.active_surfaces.items()},
         config.tasks,
     )
-    return UnifiedModel(layout, lookup or PlainLookup(layout), trunk, towers, calibrators)
+    log_variances = None
+    if config.training.balance.kind == "uncertainty":
+        log_variances = nn.Parameter(torch.zeros(len(layout.surfaces), len(layout.tasks)))
+    return UnifiedModel(
+        layout, lookup or PlainLookup(layout), trunk, towers, calibrators, log_variances
+    )

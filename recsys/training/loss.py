@@ -33,6 +33,10 @@ class CellLoss:
     present on one rank of two. With `training.loss: cell` it is the cell's own count, with `task`
     the count of the task over all surfaces.
 
+    With `training.balance.kind: uncertainty` a label's BCE is `exp(−v_st) BCE + v_st / 2`, v the
+    learned log variances (Kendall et al. 2018, arXiv:1705.07115, the form for classification). They
+    go to log(2 × the cell's mean BCE), so that all cells come to weigh α_s w_st times ½.
+
     Calibrators have a loss of their own, `Σ_s Σ_t (Σ BCE of the calibrated logits) / count`: no
     weights, and always the count of what the calibrator is for – a cell, or with `kind: global` a
     task.
@@ -75,8 +79,13 @@ class CellLoss:
         )
         of_task = global_counts.sum(0, keepdim=True).clamp(min=1)
         of_cell = global_counts.clamp(min=1)
+        balanced = sums
+        if (v := logits.log_variances) is not None:
+            balanced = (-v).exp() * sums + v / 2 * counts
         # DDP and torchrec average gradients over ranks; the sum over ranks is wanted.
-        total = (self.weights * sums / (of_task if self.per_task else of_cell)).sum() * self.world
+        total = (
+            self.weights * balanced / (of_task if self.per_task else of_cell)
+        ).sum() * self.world
         calibration = None
         if self.calibration != "none":
             calibrated = self._sums(logits.calibrated.float(), labels, known, surface_index)

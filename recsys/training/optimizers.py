@@ -12,7 +12,12 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from recsys.config.training import CalibratorsConfig, DenseConfig, SparseConfig
+from recsys.config.training import (
+    BalanceConfig,
+    CalibratorsConfig,
+    DenseConfig,
+    SparseConfig,
+)
 
 
 def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseConfig) -> None:
@@ -29,13 +34,14 @@ def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseConfig) 
 
 # What the names of calibrators' parameters begin with.
 CALIBRATORS = "calibrators."
+BALANCE = "log_variances"
 
 
 class DenseOptimizer:
     """AdamW with linear warm-up, optional decay and gradient clipping.
 
     Calibrators have a rate of their own and neither weight decay nor clipping: with them or without
-    them, all other parameters take the same steps.
+    them, all other parameters take the same steps. So have the log variances of `training.balance`.
 
     A parameter without a gradient – a tower whose surface had no rows on any rank – is left alone
     bit for bit: no momentum step, no weight decay. Adam's state exists from the start, so that
@@ -47,17 +53,23 @@ class DenseOptimizer:
         parameters: dict[str, nn.Parameter],
         config: DenseConfig,
         calibrators: CalibratorsConfig | None = None,
+        balance: BalanceConfig | None = None,
     ) -> None:
         self.config = config
         self.calibrators = calibrators or CalibratorsConfig()
         self.parameters = parameters
-        self._network = [p for name, p in parameters.items() if not name.startswith(CALIBRATORS)]
-        self._calibrators = [p for name, p in parameters.items() if name.startswith(CALIBRATORS)]
+        own = {
+            CALIBRATORS: self.calibrators.lr,
+            BALANCE: (balance or BalanceConfig()).lr,
+        }
+        self._network = [p for name, p in parameters.items() if not name.startswith(tuple(own))]
         groups = [{"params": self._network, "lr": config.lr}]
-        if self._calibrators:
-            groups.append(
-                {"params": self._calibrators, "lr": self.calibrators.lr, "weight_decay": 0.0}
-            )
+        self._own_rates = []  # of the groups after the first
+        for prefix, lr in own.items():
+            found = [p for name, p in parameters.items() if name.startswith(prefix)]
+            if found:
+                groups.append({"params": found, "lr": lr, "weight_decay": 0.0})
+                self._own_rates.append(lr)
         self.adam = torch.optim.AdamW(
             groups,
             betas=config.betas,
@@ -79,8 +91,9 @@ class DenseOptimizer:
 
     def step(self, step: int, progress: float) -> Tensor | None:
         """Clips, updates, and clears the gradients. Returns the gradient's norm before clipping."""
-        rates = self.rate(step, progress), self.calibrators.lr * decay(self.config.decay, progress)
-        for group, rate in zip(self.adam.param_groups, rates, strict=False):
+        factor = decay(self.config.decay, progress)
+        rates = [self.rate(step, progress), *(lr * factor for lr in self._own_rates)]
+        for group, rate in zip(self.adam.param_groups, rates, strict=True):
             group["lr"] = rate
         norm = None
         if self.config.clip_norm is not None:

@@ -121,19 +121,20 @@ class Trainer:
         unwrap(self.model).fit_numbers(statistics.numbers)
         parameters = dense_parameters(self.model)
         check_one_optimizer_each(self.model, parameters)
-        self.dense = DenseOptimizer(parameters, config.training.dense, config.training.calibration)
+        section = config.training
+        self.dense = DenseOptimizer(parameters, section.dense, section.calibration, section.balance)
         sparse = SparseRate(self.model, config.training.sparse.lr, config.training.dense.decay)
         self.stepper = Stepper(self.model, self.dense, sparse, config, ranks)
         self.progress = Progress(
             world=ranks.world, threads=torch.get_num_threads(), plan=plan.dump()
         )
         self.progress.monitor = config.training.early_stopping.monitor
-        section = config.training.checkpoint
+        saving = config.training.checkpoint
         self.writer = checkpoint.Writer(
             run.checkpoints,
             ranks,
-            section.keep,
-            background=section.in_background,
+            saving.keep,
+            background=saving.in_background,
             timeout_seconds=config.training.timeout_seconds,
         )
         self.steps = choose_steps(config, plan, ranks)
@@ -415,6 +416,13 @@ class _Window:
             for s, surface in enumerate(config.active_surfaces)
         }
         progress = self.trainer.progress
+        learned = {}
+        if (variances := unwrap(self.trainer.model).log_variances) is not None:
+            weights = variances.detach().neg().exp().tolist()
+            learned["balance"] = {
+                surface: {task: weights[s][config.tasks.index(task)] for task in each.tasks}
+                for s, (surface, each) in enumerate(config.active_surfaces.items())
+            }
         record = {
             "epoch": progress.epoch,
             "candidates": progress.candidates,
@@ -423,6 +431,7 @@ class _Window:
             "cells": {surface: found for surface, found in cells.items() if found},
             "dense_lr": self.trainer.dense.adam.param_groups[0]["lr"],
             "gradient_norm": None if self.norm is None else float(self.norm),
+            **learned,
         }
         self._reset()
         return record

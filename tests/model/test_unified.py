@@ -155,6 +155,19 @@ def test_a_view_holds_only_what_its_surface_reads_and_shares_it() -> None:
         assert not any(name.startswith(f"towers.{other}.") for name in state for other in others)
 
 
+def test_a_view_has_no_log_variances() -> None:
+    """They are for the loss alone: no export has them."""
+    config = random_config(1, training={"balance": {"kind": "uncertainty"}})
+    model = plain_model(config, 1)
+    assert model.log_variances is not None
+    assert model.log_variances.shape == (3, len(config.tasks))
+    view = model.for_surface("home")
+    assert "log_variances" not in view.state_dict()
+    batch = collate(config, random_requests(config, 6, 1))
+    assert surface_logits(model, batch, "home").log_variances is None
+    assert model(batch).log_variances is not None
+
+
 def test_rows_of_other_surfaces_have_no_part_in_the_part_of_a_surface() -> None:
     """`Batch.of_surface` equals the batch collated of that surface's requests alone."""
     config = random_config(2)

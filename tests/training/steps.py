@@ -28,7 +28,8 @@ def stepper_of(config: Config, ranks: Ranks, seed: int = 0) -> Stepper:
     model = sharded_model(config, ranks, plain_model(config, seed))
     parameters = dense_parameters(model)
     check_one_optimizer_each(model, parameters)
-    dense = DenseOptimizer(parameters, config.training.dense, config.training.calibration)
+    section = config.training
+    dense = DenseOptimizer(parameters, section.dense, section.calibration, section.balance)
     sparse = SparseRate(model, config.training.sparse.lr, config.training.dense.decay)
     return Stepper(model, dense, sparse, config, ranks)
 

@@ -81,6 +81,52 @@ def test_shares_of_two_ranks_average_to_the_whole(kind: str) -> None:
     torch.testing.assert_close(sum(parts) / 2, whole)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("kind", ["cell", "task"])
+@pytest.mark.parametrize("seed", range(2))
+def test_learned_variances_are_in_the_loss_of_each_label(kind: str, seed: int) -> None:
+    config = random_config(seed, training={"loss": kind})
+    rows = random_rows(config, 30, seed)
+    logits, labels, surfaces = tensors(*rows)
+    loss, rank = CellLoss(config, CPU), CellLoss(config, CPU, world=2)
+    counts = loss.counts(labels, surfaces)
+    drawn = torch.Generator().manual_seed(seed)
+    v = torch.randn(counts.shape, generator=drawn, requires_grad=True)
+    whole = loss(uncalibrated(logits)._replace(log_variances=v), labels, surfaces, counts)
+    sums = loss(uncalibrated(logits), labels, surfaces, counts).sums
+    assert torch.equal(whole.sums, sums)
+    expected = 0.0
+    for s, surface in enumerate(config.surfaces.values()):
+        for t, task in enumerate(config.tasks):
+            if task not in surface.tasks:
+                continue
+            divisor = counts[:, t].sum() if kind == "task" else counts[s, t]
+            own = float(v.detach()[s, t])
+            each = math.exp(-own) * float(sums[s, t]) + own / 2 * float(counts[s, t])
+            expected += surface.weight * surface.tasks[task] * each / max(1.0, float(divisor))
+    assert float(whole.total.detach()) == pytest.approx(expected, rel=1e-5)
+    parts = []
+    for own in (slice(0, 11), slice(11, 30)):
+        found = uncalibrated(logits[own])._replace(log_variances=v)
+        parts.append(rank(found, labels[own], surfaces[own], counts).total)
+    torch.testing.assert_close(sum(parts) / 2, whole.total)  # type: ignore[operator]
+
+
+def test_learned_variances_come_to_rest_at_twice_the_loss() -> None:
+    """Where every cell weighs its α_s w_st times one half."""
+    config = random_config(1, training={"loss": "cell"})
+    logits, labels, surfaces = tensors(*random_rows(config, 60, 1))
+    loss = CellLoss(config, CPU)
+    counts = loss.counts(labels, surfaces)
+    sums = loss(uncalibrated(logits), labels, surfaces, counts).sums
+    v = (2 * sums / counts.clamp(min=1)).log().nan_to_num(neginf=0.0).requires_grad_()
+    found = uncalibrated(logits)._replace(log_variances=v)
+    loss(found, labels, surfaces, counts).total.backward()
+    assert v.grad is not None
+    torch.testing.assert_close(v.grad, torch.zeros_like(v), rtol=0, atol=1e-6)
+    weighted = ((-v).exp() * sums / counts.clamp(min=1)).detach()[loss.exists]
+    torch.testing.assert_close(weighted, torch.full_like(weighted, 0.5))
+
+
 def test_unknown_labels_and_missing_tasks_have_no_gradient() -> None:
     config = random_config(2)
     logits, labels, surfaces = tensors(*random_rows(config, 40, 2))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.config.training import CalibratorsConfig, DenseConfig
+from recsys.config.training import BalanceConfig, CalibratorsConfig, DenseConfig
 from recsys.training.optimizers import (
     DenseOptimizer,
     check_one_optimizer_each,
@@ -71,13 +71,16 @@ def test_the_norm_is_over_all_parameters_and_clipping_can_be_left_out() -> None:
     assert DenseOptimizer({"a": first}, DenseConfig(clip_norm=None)).step(0, 0.0) is None
 
 
-def test_calibrators_have_a_rate_of_their_own_and_nothing_else() -> None:
+@pytest.mark.parametrize("name", ["calibrators.home.bias", "log_variances"])
+def test_calibrators_and_variances_have_a_rate_of_their_own_and_nothing_else(name: str) -> None:
     """No warm-up, no weight decay, no clipping, no part in the norm; the decay is everyone's."""
     config = DenseConfig(lr=0.1, warmup_steps=50, clip_norm=1e-3, weight_decay=0.5, decay="linear")
     network, mine, reference = a_parameter(2), a_parameter(3), a_parameter(3)
-    parameters = {"trunk.w": network, "calibrators.home.bias": mine}
-    optimizer = DenseOptimizer(parameters, config, CalibratorsConfig(lr=0.03))
-    adam = torch.optim.Adam([reference], lr=0.03 * 0.75, eps=config.eps)
+    parameters = {"trunk.w": network, name: mine}
+    own = CalibratorsConfig(lr=0.03), BalanceConfig(lr=0.04)
+    optimizer = DenseOptimizer(parameters, config, *own)
+    lr = 0.04 if name == "log_variances" else 0.03
+    adam = torch.optim.Adam([reference], lr=lr * 0.75, eps=config.eps)
     for step in range(4):
         gradient = torch.randn(3, generator=torch.Generator().manual_seed(step))
         mine.grad, reference.grad = gradient.clone(), gradient.clone()

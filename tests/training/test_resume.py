@@ -128,6 +128,28 @@ def test_a_run_interrupted_many_times(config: Config, whole: Path, tmp_path: Pat
     assert_same_run(run, whole)
 
 
+def test_a_run_that_samples_and_learns_its_weights_resumes_bit_identical(
+    logs: Path, tmp_path: Path
+) -> None:
+    more = ["surfaces.home.request_sampling=0.4", "training.balance.kind=uncertainty"]
+    config = load_config(logs / "config.yaml", [*OVERRIDES, *more])
+    summary = train(config, tmp_path / "whole")
+    every = read_candidates(logs / "train")
+    assert 0 < summary["candidates"] < 2 * 0.9 * every
+    rates = [line["dense_lr"] for line in lines_of(tmp_path / "whole", "train")]
+    assert rates[-1] < 0.15 * max(rates)  # the schedule counts what was left out
+    last = lines_of(tmp_path / "whole", "train")[-1]["balance"]
+    assert {s: list(tasks) for s, tasks in last.items()} == {
+        s: list(each.tasks) for s, each in config.surfaces.items()
+    }
+    assert len({weight for tasks in last.values() for weight in tasks.values()}) == 6
+    for at in (3, 4, 6):
+        with pytest.raises(RunError, match="stopped by SIGINT"):
+            train_until(config, tmp_path / "run", at, resume=True)
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_crash_loses_only_what_followed_the_checkpoint(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,8 @@ HOWS = ["mixed", "surface on one rank", "one rank is empty", "a surface on no ra
 
 
 def gradients_and_weights(seed: int, how: str, loss: str) -> tuple[dict, dict]:
-    config = training_config(seed, loss=loss, **SMOOTH)
+    kind, _, balance = loss.partition(", ")
+    config = training_config(seed, loss=kind, balance={"kind": balance or "fixed"}, **SMOOTH)
     with start_ranks(60) as ranks:
         stepper = stepper_of(config, ranks, seed)
         parts = halves(seed, how)
@@ -64,7 +65,7 @@ def gradients_and_weights(seed: int, how: str, loss: str) -> tuple[dict, dict]:
         return found, weights(stepper)
 
 
-@pytest.mark.parametrize("loss", ["cell", "task"])
+@pytest.mark.parametrize("loss", ["cell", "task", "task, uncertainty"])
 @pytest.mark.parametrize("how", HOWS)
 def test_gradients_of_halves_are_the_gradient_of_the_whole(
     two_ranks: TwoRanks, how: str, loss: str
@@ -76,6 +77,7 @@ def test_gradients_of_halves_are_the_gradient_of_the_whole(
         gradients_and_weights, seed, how, loss
     )
     assert max(np.abs(g).max() for g in expected.values() if g is not None) > 0.05
+    assert ("log_variances" in expected) == ("uncertainty" in loss)
     assert_close(first, expected, atol=1e-5)
     assert_close(second, expected, atol=1e-5)
     together = whole_weights(first_weights, second_weights)

@@ -58,22 +58,28 @@ def cell_gradients(model: UnifiedModel, sample: Sample) -> dict[Cell, Tensor]:
     return {cell: sums[cell] / counts[cell].unsqueeze(1) for cell in sums}
 
 
-def cell_weights(config: Config, labels: dict[Cell, int]) -> dict[Cell, float]:
+def cell_weights(
+    config: Config, labels: dict[Cell, int], log_variances: Tensor | None = None
+) -> dict[Cell, float]:
     """What a cell's mean loss weighs in the run's loss: α_s w_st, times its share of the task's
     labels where `training.loss` is `task`. `labels` are the known ones of the train split, of which
-    an epoch takes the share `request_sampling`."""
+    an epoch takes the share `request_sampling`. With the log variances `[S, T]` that a run learned,
+    times exp(−v)."""
     found = {}
     seen = {
         (surface, task): count * config.surfaces[surface].request_sampling
         for (surface, task), count in labels.items()
     }
-    for surface, each in config.active_surfaces.items():
+    for s, (surface, each) in enumerate(config.active_surfaces.items()):
         for task, weight in each.tasks.items():
             share = 1.0
             if config.training.loss == "task":
                 of_task = sum(n for (_, other), n in seen.items() if other == task)
                 share = seen.get((surface, task), 0) / of_task if of_task else 0.0
-            found[surface, task] = each.weight * weight * share
+            learned = 1.0
+            if log_variances is not None:
+                learned = math.exp(-float(log_variances[s, config.tasks.index(task)]))
+            found[surface, task] = each.weight * weight * share * learned
     return found
 
 

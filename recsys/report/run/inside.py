@@ -33,12 +33,12 @@ def inside(run: RunDirectory, step: Callable[[str], None]) -> tuple[dict[str, An
         for surface, each in (train["surfaces"].items() if train else ())
         for task, cell in each["tasks"].items()
     }
-    weights = cell_weights(config, labels)
     try:
         model, rows = load_model(run, config), sample(run, config)
     except UserError as error:
         notes.append(f"no experts and no gradients: {error}")
         return found, notes
+    weights = cell_weights(config, labels, model.log_variances)
     found["experts"] = expert_use(model, rows)
     gradients = cell_gradients(model, rows)
     found["gradients"] = conflict(gradients, weights)

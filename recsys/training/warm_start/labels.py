@@ -11,7 +11,7 @@ from recsys.config.model import CalibrationConfig
 from recsys.data.layout import IdColumn
 from recsys.model.numbers import NumberTransforms
 from recsys.model.unified import SHARED, SurfaceTower, UnifiedModel
-from recsys.training.optimizers import CALIBRATORS
+from recsys.training.optimizers import BALANCE, CALIBRATORS
 
 # One label an element along an axis; None: by position, and the axis must have the same length.
 Axis = Sequence[Hashable] | None
@@ -46,6 +46,8 @@ def axes(model: UnifiedModel) -> dict[str, tuple[Axis, Axis]]:
         gates = [(task, e) for task in tower.tower.tasks for e in experts]
         found[f"towers.{name}.tower.gate.linear.weight"] = (gates, None)
         found[f"towers.{name}.tower.gate.linear.bias"] = (gates, None)
+    if model.log_variances is not None:
+        found[BALANCE] = (list(model.layout.surfaces), list(model.layout.tasks))
     for name, calibrator in model.calibrators.items():
         tasks = list(calibrator.tasks)  # type: ignore[arg-type]
         for parameter, value in calibrator.named_parameters():

@@ -1,5 +1,6 @@
 """Gradients of the trunk by cell, and what is read from them."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,3 +76,24 @@ def test_weights_of_cells(trained):
     clicks = {s: w for (s, t), w in found.items() if t == "click"}
     assert sum(clicks.values()) == pytest.approx(1)
     assert clicks["home"] == pytest.approx(3 * clicks["search"])
+
+
+def test_sampling_and_learned_weights_are_in_the_weights_of_cells(trained):
+    config = trained.config
+    labels = {(s, t): 10 for s, e in config.active_surfaces.items() for t in e.tasks}
+    home = config.surfaces["home"].model_copy(update={"request_sampling": 0.5})
+    changed = config.model_copy(
+        update={
+            "surfaces": {**config.surfaces, "home": home},
+            "training": config.training.model_copy(update={"loss": "task"}),
+        }
+    )
+    clicks = {s: w for (s, t), w in cell_weights(changed, labels).items() if t == "click"}
+    assert clicks["search"] == pytest.approx(2 * clicks["home"])
+    variances = torch.zeros(len(config.active_surfaces), len(config.tasks))
+    variances[0, 0] = 1.0
+    learned = cell_weights(changed, labels, variances)
+    first = (next(iter(config.active_surfaces)), config.tasks[0])
+    for cell, weight in cell_weights(changed, labels).items():
+        factor = np.exp(-1.0) if cell == first else 1.0
+        assert learned[cell] == pytest.approx(weight * factor)

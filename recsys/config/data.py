@@ -1,6 +1,6 @@
 """Where the request tables are and how they are read."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from recsys.config.group import GroupConfig
 from recsys.config.section import Section
@@ -10,7 +10,11 @@ class DataConfig(Section):
     """`data:` – folders of Parquet files in the request-table format, and how to read them."""
 
     root: str = Field(description="Folder or filesystem URL (s3://…, gs://…) that holds the splits")
-    train: str = Field("train", description="Folder of the split under `root`")
+    train: str | tuple[str, ...] = Field(
+        "train",
+        description="Folder of the split under `root`, or a list of them: [train, valid] retrains "
+        "on all once the choices are made, under `training.early_stopping.monitor: none`",
+    )
     valid: str = Field("valid", description="The split that early stopping and choices look at")
     test: str = Field("test", description="The split that only `recsys evaluate` reads")
     axis: str = Field(
@@ -44,3 +48,17 @@ class DataConfig(Section):
     group: GroupConfig | None = Field(
         None, description="How `recsys data group` turns an impression log into requests"
     )
+
+    def folders(self, split: str) -> tuple[str, ...]:
+        """The folders of `train`, `valid` or `test` under `root`."""
+        found = getattr(self, split)
+        return (found,) if isinstance(found, str) else tuple(found)
+
+    @field_validator("train")
+    @classmethod
+    def _each_folder_once(cls, train: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not train:
+            raise ValueError("is empty; name at least one folder")
+        if not isinstance(train, str) and len(set(train)) < len(train):
+            raise ValueError(f"{list(train)} names a folder twice; name each once")
+        return train

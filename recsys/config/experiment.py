@@ -200,6 +200,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _valid_is_not_trained_on(self) -> "Config":
+        monitor = self.training.early_stopping.monitor
+        for split in ("valid", "test"):
+            folder = getattr(self.data, split)
+            if folder not in self.data.folders("train") or len(self.data.folders("train")) == 1:
+                continue
+            if split == "test":
+                raise ValueError(f"data.train: {folder} is the test split; leave it out")
+            if monitor != "none":
+                raise ValueError(
+                    f"data.train: {folder} is the valid split, which training.early_stopping looks "
+                    f"at, by {monitor}; set training.early_stopping.monitor: none"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _surfaces_of_the_trunk(self) -> "Config":
         known = self.model.surfaces or tuple(self.active_surfaces)
         for name in map(self.tower_name, self.active_surfaces):

@@ -55,8 +55,10 @@ class BalanceConfig(Section):
 class EarlyStoppingConfig(Section):
     """`training.early_stopping:` – on the valid split, after each epoch."""
 
-    monitor: Literal["auc", "ne", "logloss"] = Field(
-        "auc", description="Mean over tasks, all surfaces together"
+    monitor: Literal["auc", "ne", "logloss", "none"] = Field(
+        "auc",
+        description="Mean over tasks, all surfaces together. none: the latest epoch is the best, "
+        "for a run whose epochs were chosen before",
     )
     patience: int = Field(1, ge=1, description="Epochs without a better value before stopping")
 

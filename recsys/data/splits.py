@@ -1,6 +1,6 @@
 """The Parquet files of a split, on any file system, and their row groups."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -111,8 +111,26 @@ def open_split(config: Config, split: str) -> Split:
     Raises `UserError` for a missing or empty folder and for files that are not Parquet.
     """
     root = config.data.root.rstrip("/") or "/"
-    found = open_table(f"{root}/{getattr(config.data, split)}", f"data.{split}")
-    return own_rows(config, found)
+    found = [
+        open_table(f"{root}/{folder}", f"data.{split}") for folder in config.data.folders(split)
+    ]
+    return own_rows(config, joined(found))
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """Several tables of one file system as one split, in their order."""
+    first, *others = parts
+    for other in others:
+        more = len(first.files)
+        first = replace(
+            first,
+            url=f"{first.url} + {other.url}",
+            files=first.files + other.files,
+            schemas=first.schemas + other.schemas,
+            row_groups=first.row_groups
+            + tuple(replace(group, file=group.file + more) for group in other.row_groups),
+        )
+    return first
 
 
 def own_rows(config: Config, split: Split, unseen: bool = False) -> Split:

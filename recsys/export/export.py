@@ -137,7 +137,10 @@ def source_document(run: RunDirectory, config: Config) -> dict[str, Any]:
 
 def data_document(config: Config) -> dict[str, Any]:
     """The range of the train split, or nulls where it is gone."""
-    found: dict[str, Any] = {"root": config.data.root, "train": config.data.train}
+    found: dict[str, Any] = {
+        "root": config.data.root,
+        "train": "+".join(config.data.folders("train")),
+    }
     try:
         split = open_split(config, "train")
     except UserError:

@@ -359,7 +359,9 @@ class Trainer:
             self._stop(stop, None)
         progress.to_validate = False
         value = monitored(metrics, monitor)
-        better = value is not None and is_better(value, progress.best_value, monitor)
+        better = monitor == "none" or (
+            value is not None and is_better(value, progress.best_value, monitor)
+        )
         progress.epochs_without_better = 0 if better else progress.epochs_without_better + 1
         if better:
             progress.best_value, progress.best_step = value, progress.step
@@ -368,13 +370,9 @@ class Trainer:
         self.save(None)
         if self.ranks.first:
             shown = "has no value" if value is None else f"{value:.5f}"
-            log.info(
-                "epoch %d: valid %s %s%s",
-                progress.epoch,
-                monitor,
-                shown,
-                ", best" if better else "",
-            )
+            watched = "not looked at" if monitor == "none" else f"{monitor} {shown}"
+            best = ", best" if better else ""
+            log.info("epoch %d: valid %s%s", progress.epoch, watched, best)
 
 
 class _Window:

@@ -74,6 +74,8 @@ def validate(
 
 def monitored(metrics: dict[str, Any], monitor: str) -> float | None:
     """The value early stopping looks at: the mean over tasks, all surfaces together."""
+    if monitor == "none":
+        return None
     values = [task[monitor] for task in metrics["all"]["tasks"].values()]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

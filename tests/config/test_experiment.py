@@ -18,6 +18,20 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "features.request.tenant: tenant is a reserved name; rename the column",
     ),
     (
+        [("data.train", ["train", "valid"])],
+        "data.train: valid is the valid split, which training.early_stopping looks at, by auc; "
+        "set training.early_stopping.monitor: none",
+    ),
+    (
+        [("data.train", ["train", "test"])],
+        "data.train: test is the test split; leave it out",
+    ),
+    (
+        [("data.train", ["train", "train"])],
+        "data.train: ['train', 'train'] names a folder twice; name each once",
+    ),
+    ([("data.train", [])], "data.train: is empty; name at least one folder"),
+    (
         [("data.fallback", "mian")],
         "data.fallback: no surface mian; did you mean main?",
     ),

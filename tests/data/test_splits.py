@@ -30,6 +30,21 @@ def test_files_in_the_order_of_their_names_without_hidden_ones(tmp_path: Path) -
     assert split.candidates == 3 * counted
 
 
+def test_several_folders_are_one_split_in_their_order(tmp_path: Path) -> None:
+    for name, rows in (("train", 5), ("valid", 3)):
+        tables.write(tmp_path / name, tables.rows(rows))
+    config = tables.config(tmp_path)
+    data = config.data.model_copy(update={"train": ("valid", "train")})
+    both = open_split(config.model_copy(update={"data": data}), "train")
+    valid, train = open_split(config, "valid"), open_split(config, "train")
+    assert both.files == valid.files + train.files
+    assert both.requests == 8
+    assert both.candidates == valid.candidates + train.candidates
+    sizes = [(both.files[group.file], group.requests) for group in both.row_groups]
+    alone = [(each.files[g.file], g.requests) for each in (valid, train) for g in each.row_groups]
+    assert sizes == alone
+
+
 def test_one_file(tmp_path: Path) -> None:
     tables.write(tmp_path, tables.rows(3))
     assert open_table(str(tmp_path / "part-000.parquet")).requests == 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recsys.config import Config, dump_config, load_config
+from recsys.data.splits import open_split
 from recsys.errors import RunError, UserError
 from recsys.evaluation.score import load_model
 from recsys.run_directory import RunDirectory
@@ -183,6 +184,19 @@ def test_early_stopping(config: Config, tmp_path: Path, monkeypatch: pytest.Monk
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")}
     steps = [valid[1]["step"], valid[2]["step"], valid[3]["step"]]
     assert kept == {f"step-{step:010d}" for step in steps}  # the newest two, and the best
+
+
+def test_retrained_on_train_and_valid(config: Config, tmp_path: Path) -> None:
+    """Every row of both is trained on, and the latest epoch is the best, whatever its metrics."""
+    early = config.training.early_stopping.model_copy(update={"monitor": "none"})
+    section = config.training.model_copy(update={"epochs": 2, "early_stopping": early})
+    data = config.data.model_copy(update={"train": ("train", "valid")})
+    both = config.model_copy(update={"training": section, "data": data})
+    summary = train(both, tmp_path / "run")
+    rows = sum(open_split(config, split).candidates for split in ("train", "valid"))
+    assert summary["candidates"] == 2 * rows
+    assert summary["best_value"] is None
+    assert summary["best_step"] == summary["steps"]
 
 
 def test_checkpoints_every_few_steps(config: Config, tmp_path: Path) -> None:

@@ -149,6 +149,34 @@ def data_group(
     _report(summary, as_json, lambda console: console.print_json(data=summary))
 
 
+@data_app.command("unroll")
+def data_unroll(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    label: Annotated[
+        list[str] | None, typer.Option(help="TASK=SQL over an event's fields; may be repeated.")
+    ] = None,
+    together: Annotated[int, typer.Option(min=1, help="Events that are one request.")] = 10,
+    held_out: Annotated[float, typer.Option(help="Share of users in the valid split.")] = 0.05,
+    overrides: Overrides = None,
+    memory_limit: Annotated[str | None, typer.Option(help="DuckDB's, for example 4GB.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Histories as requests to pretrain on, each event a candidate, and a config for them."""
+    from recsys.config import load_config
+    from recsys.data.recipes.unroll import labels_of, unroll
+
+    summary = unroll(
+        load_config(config, overrides or ()),
+        out,
+        labels_of(label or ()),
+        together=together,
+        held_out=held_out,
+        memory_limit=memory_limit,
+    )
+    _report(summary, as_json, lambda console: console.print_json(data=summary))
+
+
 @data_app.command("check")
 def data_check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Reads every split against the schema: counts per surface and task, or every fault."""

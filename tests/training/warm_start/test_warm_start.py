@@ -79,7 +79,8 @@ def logits_of(model: UnifiedModel, config: Config, statistics: Statistics) -> np
     """`[2 N, T]`, raw ones and below them calibrated ones."""
     with Reader(config, "test", statistics, shuffle=False, batch_candidates=4096) as reader:
         parts = [model(batch) for batch in reader]
-    raw, calibrated, _ = (torch.cat(each) for each in zip(*parts, strict=True))
+    raw, calibrated = (torch.cat([getattr(part, name) for part in parts]) for name in
+                       ("raw", "calibrated"))  # fmt: skip
     assert not torch.allclose(raw.double(), calibrated, atol=1e-4)
     return torch.cat([raw.double(), calibrated]).numpy()
 

@@ -1,19 +1,38 @@
 """What all tests may use."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.small_disk import SmallDisk, mounted
+
 if TYPE_CHECKING:
     from recsys.export.artefact import Artefact
     from recsys.run_directory import RunDirectory
+    from tests.two_ranks import TwoRanks
 
 # Tests run on busy machines: how long an example takes says nothing about the code.
 settings.register_profile("recsys", deadline=None)
 settings.load_profile("recsys")
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> "Iterator[TwoRanks]":
+    """Two processes that run what they are given as ranks 0 and 1."""
+    from tests.two_ranks import TwoRanks
+
+    ranks = TwoRanks()
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    yield from mounted(tmp_path / "disk")
 
 
 @pytest.fixture(scope="session")

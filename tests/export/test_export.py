@@ -17,6 +17,7 @@ from recsys.export.artefact import Artefact
 from recsys.export.export import export, export_surfaces, load_recipe
 from recsys.export.program import load_program
 from recsys.run_directory import RunDirectory
+from tests.small_disk import SmallDisk
 
 # What a server has: torch, and nothing of the project's own libraries.
 ALONE = """
@@ -254,22 +255,10 @@ def test_a_run_without_a_finished_checkpoint(run: RunDirectory, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_is_full_leaves_nothing(run: RunDirectory, tmp_path: Path):
-    small = tmp_path / "small"
-    small.mkdir()
+def test_a_disk_that_is_full_leaves_nothing(run: RunDirectory, small_disk: SmallDisk):
     # The program is written as the last large file; weights alone fit.
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"no small file system can be mounted here: {made.stderr.strip()}")
-    try:
-        with pytest.raises(UserError, match=r"cannot be written .*free some space") as caught:
-            export(run, "home", small)
-        assert "\n" not in str(caught.value)
-        assert not [path for path in small.rglob("*") if path.is_file()]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    small_disk.resize(400)
+    with pytest.raises(UserError, match=r"cannot be written .*free some space") as caught:
+        export(run, "home", small_disk.path)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in small_disk.path.rglob("*") if path.is_file()]

@@ -45,13 +45,6 @@ class Experiment:
 
 
 @pytest.fixture(scope="session")
-def two_ranks() -> Iterator[TwoRanks]:
-    ranks = TwoRanks()
-    yield ranks
-    ranks.close()
-
-
-@pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults") / "logs"
     options = SimulateOptions(

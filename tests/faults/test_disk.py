@@ -1,9 +1,6 @@
 """A full disk and damaged files."""
 
-import os
 import re
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,42 +11,15 @@ from recsys.training import checkpoint
 from recsys.training.metrics_log import MetricsLog
 from recsys.training.train import train
 from tests.faults.conftest import Experiment
+from tests.small_disk import SmallDisk
 from tests.training.runs import assert_same_run, newest, train_until
-
-
-class SmallDisk:
-    """A tmpfs of a few MiB."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def resize(self, mebibytes: int) -> None:
-        options = f"remount,size={mebibytes}m"
-        subprocess.run(["mount", "-o", options, str(self.path)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a tmpfs")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256m", "none", str(path)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_full_disk(experiment: Experiment, small_disk: SmallDisk) -> None:
     """The run stops and says so, what was saved before is whole, and with room it goes on."""
     run = small_disk.path / "run"
     checkpoint_size = sum(f.stat().st_size for f in newest(experiment.whole).iterdir())
-    small_disk.resize(round(2.5 * checkpoint_size / 2**20))
+    small_disk.resize(round(2.5 * checkpoint_size / 2**10))
     with pytest.raises(UserError) as caught:
         train(experiment.config, run)
     message = (
@@ -60,7 +30,7 @@ def test_a_full_disk(experiment: Experiment, small_disk: SmallDisk) -> None:
     assert not list(
         (run / "checkpoints").glob(".step-*")
     )  # what was half-written is not in the way
-    small_disk.resize(256)
+    small_disk.resize(256 * 1024)
     train(experiment.config, run, resume=True)
     assert_same_run(run, experiment.whole)
 

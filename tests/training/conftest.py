@@ -1,13 +1,11 @@
 """What the tests of training share: two ranks, and simulated logs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recsys.config import Config, load_config
 from recsys.data.recipes.simulate import SimulateOptions, simulate
-from tests.two_ranks import TwoRanks
 
 # A model small enough that a step takes milliseconds. Every step is logged, so that the log of a
 # resumed run can be compared line by line.
@@ -26,13 +24,6 @@ SMALL = (
     "training.epochs=1",
     "training.timeout_seconds=60",
 )
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[TwoRanks]:
-    ranks = TwoRanks()
-    yield ranks
-    ranks.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from recsys.ablation.judge import judge, summarise
+from recsys.ablation.page import html
 from recsys.ablation.runs import finish_all, runs_of
 from recsys.ablation.show import markdown
-from recsys.ablation.study import Study, read_study, standard_study
-from recsys.config import load_config
+from recsys.ablation.study import BALANCED, Study, read_study, standard_study, train_requests
+from recsys.config import Config, load_config
 from recsys.config.experiment import nearest
 from recsys.errors import UserError
 from recsys.files import write_json, write_text
@@ -27,7 +28,7 @@ def ablate(
     split: str = "test",
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Trains and judges every variant; writes `ablation.json` and `ablation.md` to `out`.
+    """Trains and judges every variant; writes `ablation.json`, `.md` and `.html` to `out`.
 
     What is complete in `out` is not done again, what was interrupted goes on.
 
@@ -36,7 +37,7 @@ def ablate(
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-    chosen = read_study(study) if study else standard_study(load_config(config, overrides))
+    chosen = read_study(study) if study else _standard(load_config(config, overrides), only)
     chosen = _narrowed(chosen, overrides, seeds, only)
     runs = runs_of(chosen, config, out, split)
     finish_all((run for each in runs.values() for seed in each for run in seed), workers)
@@ -49,6 +50,7 @@ def ablate(
     }
     write_json(out / "ablation.json", document)
     write_text(out / "ablation.md", markdown(document))
+    write_text(out / "ablation.html", html(document))
     return document
 
 
@@ -58,6 +60,12 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise UserError(f"--seeds {text}: give numbers with commas between, as 1,2,3") from None
+
+
+def _standard(config: Config, only: Sequence[str]) -> Study:
+    """With the variants that need the data, unless other ones are chosen."""
+    needed = not only or any(name.startswith(BALANCED) for name in only)
+    return standard_study(config, train_requests(config) if needed else None)
 
 
 def _narrowed(

@@ -12,7 +12,8 @@ from scipy import stats
 
 from recsys.ablation.runs import Run
 
-METRICS = ("auc", "ne")
+METRICS = ("auc", "ne", "pcoc", "field_ece")
+COMPOSED = ("auc", "ne")  # of which is asked whether parts gain more together than apart
 CONFIDENCE = 0.95
 
 Cell = tuple[str, str]  # (surface or "all", task)
@@ -33,11 +34,17 @@ def judge(runs: list[Run]) -> dict[str, Any]:
         with pq.ParquetWriter(Path(together) / "part-0.parquet", schema) as writer:
             for batch in dataset(files, schema=schema).to_batches():
                 writer.write_batch(batch)
-        return evaluate_predictions(together)
+        return evaluate_predictions(together, fields=["surface"])
 
 
 def cells(metrics: dict[str, Any], metric: str) -> dict[Cell, float]:
-    """One metric of each (surface, task) and of all surfaces together, where it has a value."""
+    """One metric of each (surface, task) and of all surfaces together, where it has a value.
+
+    Field-ECE is that by surface.
+    """
+    if metric == "field_ece":
+        by_surface = metrics.get(metric, {}).get("surface", {})
+        return {("all", task): value for task, value in by_surface.items() if value is not None}
     found = {("all", task): values for task, values in metrics["all"]["tasks"].items()}
     for surface, values in metrics["surfaces"].items():
         for task, each in values["tasks"].items():
@@ -50,8 +57,10 @@ def summarise(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
     Returns:
         `{"variants": {name: {metric: [{"surface", "task", "mean", "sd", "seeds", "difference":
-        {"mean", "low", "high"} | null}]}}, "composition": [...]}`. A difference is from the first
-        variant, paired by seed; its interval is Student's t over seeds, null with one seed.
+        {"mean", "low", "high"} | null}]}}, "composition": [{"logs", "metric", "task", "mixture",
+        "history", "apart", "together", "more_than_apart"}]}`. A difference is from the first
+        variant, paired by seed; its interval is Student's t over seeds, null with one seed. So are
+        the intervals of the composition.
     """
     variants: dict[str, Any] = {}
     composition: list[dict[str, Any]] = []
@@ -65,7 +74,8 @@ def summarise(judged: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 _line(cell, [seed.get(cell) for seed in seeds], [seed.get(cell) for seed in base])
                 for cell in dict.fromkeys(cell for seed in (*base, *seeds) for cell in seed)
             ]
-        composition += _composition(values, metric)
+        if metric in COMPOSED:
+            composition += _composition(values, metric)
     return {"variants": variants, "composition": composition}
 
 
@@ -97,33 +107,55 @@ def _composition(values: Values, metric: str) -> list[dict[str, Any]]:
     """Whether the mixture and the history gain more together than apart.
 
     `together = both − bottom`, `apart = (mixture − bottom) + (history − bottom)`, of all surfaces;
-    on the merged logs and on each surface's alone.
+    on the merged logs, on each surface's alone, and how much more it is on the merged logs.
     """
-    found = []
-    for where, prefix in (("merged logs", ""), ("a model a surface", "a model a surface: ")):
-        names = [prefix + part for part in ("MMoE + history", "shared bottom", "MMoE", "history")]
-        if not all(name in values for name in names):
+    gains = {
+        where: found
+        for where, prefix in (("merged logs", ""), ("a model a surface", "a model a surface: "))
+        if (found := _gains(values, prefix))
+    }
+    if len(gains) > 1:
+        merged, alone = gains.values()
+        gains["merged − alone"] = {
+            cell: [
+                {name: value - other[name] for name, value in one.items()}
+                for one, other in zip(merged[cell], alone[cell], strict=True)
+            ]
+            for cell in merged
+            if cell in alone
+        }
+    return [
+        {
+            "logs": where,
+            "metric": metric,
+            "task": cell[1],
+            **{name: interval([seed[name] for seed in seeds]) for name in seeds[0]},
+        }
+        for where, found in gains.items()
+        for cell, seeds in found.items()
+    ]
+
+
+def _gains(values: Values, prefix: str) -> dict[Cell, list[dict[str, float]]]:
+    """Cell of all surfaces → for each seed, what the parts gain over the bottom."""
+    names = [prefix + part for part in ("MMoE + history", "shared bottom", "MMoE", "history")]
+    if not all(name in values for name in names):
+        return {}
+    seeds = list(zip(*(values[name] for name in names), strict=True))
+    found: dict[Cell, list[dict[str, float]]] = {}
+    for cell in seeds[0][0]:
+        if cell[0] != "all" or not all(cell in each for seed in seeds for each in seed):
             continue
-        seeds = list(zip(*(values[name] for name in names), strict=True))
-        for cell in seeds[0][0]:
-            if cell[0] != "all" or not all(cell in each for seed in seeds for each in seed):
-                continue
-            both, bottom, mixture, history = (
-                [seed[i][cell] for seed in seeds] for i in range(len(names))
-            )
-            together = [a - b for a, b in zip(both, bottom, strict=True)]
-            apart = [m + h - 2 * b for m, h, b in zip(mixture, history, bottom, strict=True)]
-            found.append(
+        for seed in seeds:
+            both, bottom, mixture, history = (each[cell] for each in seed)
+            apart = (mixture - bottom) + (history - bottom)
+            found.setdefault(cell, []).append(
                 {
-                    "logs": where,
-                    "metric": metric,
-                    "task": cell[1],
-                    "mixture": mean(m - b for m, b in zip(mixture, bottom, strict=True)),
-                    "history": mean(h - b for h, b in zip(history, bottom, strict=True)),
-                    "together": mean(together),
-                    "more_than_apart": interval(
-                        [t - a for t, a in zip(together, apart, strict=True)]
-                    ),
+                    "mixture": mixture - bottom,
+                    "history": history - bottom,
+                    "apart": apart,
+                    "together": both - bottom,
+                    "more_than_apart": both - bottom - apart,
                 }
             )
     return found

@@ -9,7 +9,10 @@ def markdown(document: dict[str, Any]) -> str:
     names = list(document["variants"])
     base = names[0]
     for metric in document["variants"][base]:
-        parts.append(f"## {metric.upper()}, {document['split']} split, {_seeds(document)}\n")
+        if not any(variant[metric] for variant in document["variants"].values()):
+            continue
+        title = f"{heading(metric)}, {document['split']} split, {seeds(document)}"
+        parts.append(f"## {title}\n")
         parts.append(_table(document, metric, _value))
         if len(names) > 1:
             parts.append(f"\nDifference from “{base}”, paired by seed, 95 %:\n")
@@ -20,9 +23,15 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _seeds(document: dict[str, Any]) -> str:
-    seeds = document["seeds"]
-    return f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+def heading(metric: str) -> str:
+    """A metric as people write it."""
+    return {"field_ece": "Field-ECE by surface"}.get(metric, metric.upper())
+
+
+def seeds(document: dict[str, Any]) -> str:
+    """Of how many seeds the figures are."""
+    found = document["seeds"]
+    return f"mean of {len(found)} seeds" if len(found) > 1 else f"seed {found[0]}"
 
 
 def _table(document: dict[str, Any], metric: str, show: Any, names: list[str] | None = None) -> str:
@@ -55,10 +64,11 @@ def _value(line: dict[str, Any] | None) -> str:
 def _difference(line: dict[str, Any] | None) -> str:
     if line is None or line["difference"] is None:
         return "–"
-    return _interval(line["difference"])
+    return interval(line["difference"])
 
 
-def _interval(found: dict[str, float | None]) -> str:
+def interval(found: dict[str, float | None]) -> str:
+    """A difference and its interval, if it has one."""
     if found["low"] is None:
         return f"{found['mean']:+.4f}"
     return f"{found['mean']:+.4f} ({found['low']:+.4f} … {found['high']:+.4f})"
@@ -71,8 +81,8 @@ def _together(document: dict[str, Any]) -> str:
     ]
     for line in document["composition"]:
         lines.append(
-            f"| {line['logs']} | {line['metric'].upper()} | {line['task']} | "
-            f"{line['mixture']:+.4f} | {line['history']:+.4f} | {line['together']:+.4f} | "
-            f"{_interval(line['more_than_apart'])} |"
+            f"| {line['logs']} | {heading(line['metric'])} | {line['task']} | "
+            f"{interval(line['mixture'])} | {interval(line['history'])} | "
+            f"{interval(line['together'])} | {interval(line['more_than_apart'])} |"
         )
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """What a study is: named variants of a configuration, and seeds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -8,7 +9,12 @@ from pydantic import Field
 from recsys.config import Config
 from recsys.config.load import parse_section
 from recsys.config.section import Section
+from recsys.data.splits import Surfaces, open_split
 from recsys.errors import UserError
+
+# Name → kinds that are it; the first is trained.
+CALIBRATIONS = {"none": ("none",), "global": ("global",), "per surface": ("platt", "isotonic")}
+BALANCED = "balance by "  # what the names of variants begin with that need the data
 
 
 class Variant(Section):
@@ -40,9 +46,13 @@ def read_study(path: Path) -> Study:
     return parse_section(document, str(path), Study)
 
 
-def standard_study(config: Config) -> Study:
+def standard_study(config: Config, requests: Mapping[str, int] | None = None) -> Study:
     """What the joint model's parts are worth, alone and together, on merged logs and surface by
-    surface; the variants of multi-domain peers on the same trunk. All with one training budget.
+    surface; multi-domain peers on the same trunk; calibration; balance of surfaces and tasks. All
+    with one training budget.
+
+    `requests` are those of each surface in the train split. Without them, or with one surface,
+    nothing says which ones to sample, and that variant and its control are left out.
     """
     count = max(config.model.experts.count, 3)
     bottom = ("model.experts.count=1", "model.experts.own=0")
@@ -70,7 +80,32 @@ def standard_study(config: Config) -> Study:
         variants["PPNet"] = Variant(set=(f"model.gates.ppnet=[{', '.join(personal)}]",))
     other = {"cell": "task", "task": "cell"}[config.training.loss]
     variants[f"loss by {other}"] = Variant(set=(f"training.loss={other}",))
+    variants["uncertainty weights"] = Variant(set=("training.balance.kind=uncertainty",))
+    if requests and len(requests) > 1:
+        # The same expected weights twice: from how many rows are seen, and from what each weighs.
+        shares = sampling_shares(requests)
+        for name, key in (("sampling", "request_sampling"), ("weighting", "weight")):
+            changes = [f"surfaces.{surface}.{key}={share}" for surface, share in shares.items()]
+            variants[f"{BALANCED}{name}"] = Variant(set=("training.loss=task", *changes))
+    for name, kinds in CALIBRATIONS.items():
+        if config.model.calibration.kind not in kinds:
+            variants[f"calibration {name}"] = Variant(set=(f"model.calibration.kind={kinds[0]}",))
     return Study(variants=variants)
+
+
+def sampling_shares(requests: Mapping[str, int]) -> dict[str, float]:
+    """The root of how much fewer requests the smallest surface has: half way to equal numbers."""
+    least = min(requests.values())
+    return {surface: round((least / count) ** 0.5, 4) for surface, count in requests.items()}
+
+
+def train_requests(config: Config) -> dict[str, int]:
+    """Requests of each surface in the train split. Raises `UserError` if one has none."""
+    split, axis = open_split(config, "train"), config.data.axis
+    return {
+        name: split.only(Surfaces(axis, (name,)), of=f"{axis} {name}").requests
+        for name in config.active_surfaces
+    }
 
 
 def without_history(config: Config) -> tuple[str, ...]:

@@ -47,6 +47,10 @@ def test_variants_are_trained_judged_and_not_trained_again(tmp_path: Path) -> No
     parts = sorted(path.name for path in (out / "each").iterdir())
     assert parts == ["home-seed1", "related-seed1", "search-seed1"]
     assert "| history off |" in (out / "ablation.md").read_text()
+    assert "history off" in (out / "ablation.html").read_text()
+    assert [x["task"] for x in found["variants"]["each"]["field_ece"]] == [
+        x["task"] for x in found["variants"]["joint"]["field_ece"]
+    ]
     other = ablate(*common, "--set", "training.sparse.lr=0.5")
     assert other.returncode == 2
     assert "training.sparse.lr: is 0.5 here but 0.02 in" in other.stderr

@@ -49,11 +49,43 @@ def test_a_metric_without_a_value_in_some_seed() -> None:
 
 def test_the_composition_effect() -> None:
     (found,) = [x for x in summarise(JUDGED)["composition"] if x["metric"] == "auc"]
-    assert found["mixture"] == pytest.approx(0.025)
-    assert found["history"] == pytest.approx(0.055)
-    assert found["together"] == pytest.approx(0.11)
+    assert found["mixture"]["mean"] == pytest.approx(0.025)
+    assert found["history"]["mean"] == pytest.approx(0.055)
+    assert found["apart"]["mean"] == pytest.approx(0.08)
+    assert found["together"]["mean"] == pytest.approx(0.11)
+    # (.02, .03): standard error .005.
+    half = stats.t.ppf(0.975, 1) * 0.005
+    assert found["mixture"]["high"] == pytest.approx(0.025 + half)
     # (.10 - .02 - .05) and (.12 - .03 - .06): .03 both times.
     assert found["more_than_apart"]["mean"] == pytest.approx(0.03)
+
+
+def test_the_effect_on_merged_logs_against_that_surface_by_surface() -> None:
+    alone = {
+        "MMoE + history": [metrics(0.76), metrics(0.77)],
+        "shared bottom": [metrics(0.70), metrics(0.70)],
+        "MMoE": [metrics(0.71), metrics(0.72)],
+        "history": [metrics(0.74), metrics(0.74)],
+    }
+    judged = JUDGED | {f"a model a surface: {name}": seeds for name, seeds in alone.items()}
+    lines = {
+        line["logs"]: line for line in summarise(judged)["composition"] if line["metric"] == "auc"
+    }
+    assert list(lines) == ["merged logs", "a model a surface", "merged − alone"]
+    assert lines["a model a surface"]["more_than_apart"]["mean"] == pytest.approx(0.01)
+    last = lines["merged − alone"]
+    assert last["more_than_apart"]["mean"] == pytest.approx(0.02)  # .03 less .01, in both seeds
+    assert last["together"]["mean"] == pytest.approx(0.045)  # (.10 − .06, .12 − .07)
+    assert last["together"]["low"] < last["together"]["mean"]
+
+
+def test_field_ece_is_that_by_surface_of_all_rows() -> None:
+    one = {**metrics(0.8), "field_ece": {"surface": {"click": 0.012, "like": None}}}
+    found = summarise({"a": [one], "b": [metrics(0.7)]})["variants"]
+    assert [(x["surface"], x["task"], x["mean"]) for x in found["a"]["field_ece"]] == [
+        ("all", "click", 0.012)
+    ]
+    assert found["b"]["field_ece"][0]["mean"] is None
 
 
 def test_one_seed_has_no_interval_and_equal_ones_have_no_width() -> None:
@@ -66,5 +98,9 @@ def test_as_markdown() -> None:
     assert "## AUC, test split, mean of 2 seeds" in text
     assert "| MMoE + history | 0.8100 ± 0.0141 |" in text
     assert "| shared bottom | -0.1100 (" in text
-    assert "| merged logs | AUC | click | +0.0250 | +0.0550 | +0.1100 | +0.0300 (" in text
+    assert "| merged logs | AUC | click | +0.0250 (" in text
+    assert "| +0.1100 (" in text
+    assert "| +0.0300 (+0.0300 … +0.0300) |" in text
+    assert "FIELD" not in text  # these metrics have none
+    assert "Field" not in text
     assert "a model a surface" not in text

@@ -41,7 +41,31 @@ def test_the_standard_study_of_the_shipped_configurations(name: str) -> None:
     for part in ("shared bottom", "MMoE", "history", "MMoE + history"):
         assert not study.variants[part].each_surface
         assert study.variants[f"a model a surface: {part}"].each_surface
-    assert {"PLE", "EPNet", "PPNet", "towers off"} <= set(study.variants)
+    assert {"PLE", "EPNet", "PPNet", "STAR", "towers off", "uncertainty weights"} <= set(
+        study.variants
+    )
+    own = "calibration per surface"  # what the configuration has already
+    assert {n for n in study.variants if n.startswith("calib")} == {
+        "calibration none", "calibration global",
+    }, own  # fmt: skip
+    assert not any(name.startswith("balance by") for name in study.variants)  # nobody counted
+
+
+def test_sampling_and_weighting_give_surfaces_the_same_weight(tmp_path: Path) -> None:
+    path = ROOT / "configs" / "simulated.yaml"
+    config = load_config(path)
+    study = standard_study(config, {"home": 400, "search": 100, "related": 900})
+    runs = runs_of(study.model_copy(update={"seeds": (1,)}), path, tmp_path, "test")
+    sampling, weighting = (
+        load_config(path, runs[f"balance by {name}"][0][0].overrides)
+        for name in ("sampling", "weighting")
+    )
+    shares = {name: each.request_sampling for name, each in sampling.surfaces.items()}
+    assert shares == {"home": 0.5, "search": 1.0, "related": pytest.approx(1 / 3, abs=1e-4)}
+    assert shares == {name: each.weight for name, each in weighting.surfaces.items()}
+    assert sampling.training.loss == weighting.training.loss == "task"
+    alone = standard_study(config, {"home": 400})
+    assert not any(name.startswith("balance by") for name in alone.variants)
 
 
 def test_the_standard_study_of_a_configuration_with_everything(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def _scored(scorer: Scorer, data: str) -> Rows:
         for t, task in enumerate(layout.tasks):
             if task not in layout.config.surfaces[name].tasks:
                 rows.labels[rows.surface_index == s, t] = torch.nan
+    for t, task in enumerate(layout.tasks):
+        bad = rows.raw[:, t].isnan() & rows.cell(t, None)
+        if bad.any():
+            surface = layout.surfaces[int(rows.surface_index[bad][0])]
+            raise UserError(
+                f"{data}: {int(bad.sum()):,} scores of {task} are NaN, the first on surface "
+                f"{surface}; look for extreme numbers in the data, or train the run again"
+            )
     return rows
 
 

@@ -131,6 +131,18 @@ def raise_for_bad_weight(files: list[Path], column: str) -> NoReturn:
     raise AssertionError(f"a bad {column} was counted, but there is none")
 
 
+def raise_for_nan(files: list[Path], column: str) -> NoReturn:
+    """Raises `UserError` for the first NaN of a column."""
+    for path, row, batch in _read(files, [column]):
+        found = np.isnan(batch[column].cast(pa.float64()).fill_null(0.0))
+        if found.any():
+            raise UserError(
+                f"{path}: column {column}, row {row + int(np.argmax(found))}: is NaN; write the "
+                "logit before calibration, or leave the column out"
+            )
+    raise AssertionError(f"a NaN of {column} was counted, but there is none")
+
+
 def raise_for_null_key(files: list[Path]) -> NoReturn:
     """Raises `UserError` for the first row without a surface or request."""
     for path, row, batch in _read(files, ["surface", "request_id"]):

@@ -60,6 +60,7 @@ class PredictionRows:
             parquet.check_task_columns(self.files, task)
             if self.weighted(task):
                 parquet.check_weights(self.files, WEIGHT + task)
+        self._sound: set[str] = set()  # tasks whose logits were looked at
         self._spill = tempfile.mkdtemp(prefix="recsys-spill-")
         self._database = duckdb.connect(
             config={"memory_limit": memory, "temp_directory": self._spill}
@@ -106,11 +107,17 @@ class PredictionRows:
         """The probability before calibration in SQL, where the table has its logit.
 
         Where the log kept a share of the negatives it is corrected for that: it is the reciprocal
-        of the largest weight of the surface.
+        of the largest weight of the surface. Raises `UserError` for a NaN.
         """
         if LOGIT + task not in self.schema.names:
             return None
         logit = f"{quoted(LOGIT + task)}::DOUBLE"
+        if task not in self._sound:
+            # Not in a WHERE: DuckDB passes over row groups by statistics, which know no NaN.
+            [(bad,)] = self.query(f"SELECT count(*) FILTER (isnan({logit})) FROM source")
+            if bad:
+                parquet.raise_for_nan(self.files, LOGIT + task)
+            self._sound.add(task)
         if self.weighted(task):
             shifts = [found["heaviest"][task] if found else 1.0 for found in self.counts.values()]
             listed = ", ".join(repr(math.log(weight)) for weight in shifts)

@@ -13,8 +13,10 @@ import torch
 
 from recsys.config import load_config
 from recsys.errors import UserError
+from recsys.evaluation import score
 from recsys.evaluation.calibrate import calibrate
 from recsys.evaluation.score import evaluate, load_model
+from recsys.model.unified import UnifiedModel
 from recsys.run_directory import RunDirectory
 from recsys.training import checkpoint
 from recsys.training.train import train
@@ -273,6 +275,22 @@ def test_what_is_wrong(run: RunDirectory, simulated_log: Path, tmp_path: Path) -
     )  # fmt: skip
     with pytest.raises(UserError, match="click"):
         calibrate(run, str(unlabelled), None, tmp_path / "other")
+
+
+def test_scores_that_are_nan_are_named(
+    run: RunDirectory, simulated_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> UnifiedModel:
+        model = load_model(*arguments)  # type: ignore[arg-type]
+        with torch.no_grad():
+            model.towers["search"].tower.heads["click"].bias.fill_(float("nan"))  # type: ignore
+        return model
+
+    monkeypatch.setattr(score, "load_model", broken)
+    message = r"valid: [\d,]+ scores of click are NaN, the first on surface search; look for"
+    with pytest.raises(UserError, match=message):
+        calibrate(run, table(simulated_log), None, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_files_are_linked_where_they_can_be(

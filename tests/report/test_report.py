@@ -239,6 +239,12 @@ def test_nan_scores_and_missing_columns_are_named(tmp_path):
     data["click"][17] = np.nan
     with pytest.raises(UserError, match=r"part-00000\.parquet: column click, row 17: the prob"):
         report([write(tmp_path / "nan", data)], tmp_path / "out.html")
+    data = predictions()
+    data["logit.click"] = data["logit.click"].copy()
+    data["logit.click"][23] = np.nan
+    named = r"part-00000\.parquet: column logit\.click, row 23: is NaN; write the logit before"
+    with pytest.raises(UserError, match=named):
+        report([write(tmp_path / "logit", data)], tmp_path / "out.html")
     data = {k: v for k, v in predictions().items() if k != "like"}
     with pytest.raises(UserError, match="column like is missing"):
         report([write(tmp_path / "missing", data)], tmp_path / "out.html")

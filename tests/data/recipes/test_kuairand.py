@@ -119,10 +119,10 @@ def test_history_is_prior_watches_then_earlier_events(raw: Path, tmp_path: Path)
     # Of two watches of video 10 and one long view, the later watch is the long view; the long
     # view of 77 is older than the watches.
     assert [(e["video_id"], e["action"]) for e in first["history"]] == [
-        (10, 16),
-        (11, 16),
-        (10, 16 + 2),
-        (12, 16 + 4),
+        (10, 1),
+        (11, 1),
+        (10, 1 + 2),
+        (12, 1 + 4),
     ]
     assert all(e["tab"] is None and e["age_hours"] is None for e in first["history"])
     assert [(e["video_id"], e["action"], e["tab"]) for e in second["history"][4:]] == [

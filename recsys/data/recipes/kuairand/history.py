@@ -9,10 +9,10 @@ from recsys.data.recipes.kuairand.prior import Prior
 from recsys.data.recipes.kuairand.rates import watch_values
 from recsys.data.recipes.kuairand.read import Columns
 from recsys.data.recipes.kuairand.requests import Requests
-from recsys.data.recipes.kuairand.static import Videos
+from recsys.data.recipes.kuairand.static import Videos, duration_bucket
 
 # Bits of a history event's `action`.
-CLICK, LONG_VIEW, LIKE, PROFILE_ENTER, PRIOR = 1, 2, 4, 8, 16
+CLICK, LONG_VIEW, LIKE, PROFILE_ENTER = 1, 2, 4, 8
 
 
 def _actions(log: Columns) -> np.ndarray:
@@ -33,25 +33,28 @@ def make_history(
 ) -> pa.ListArray:
     """`[R]` lists of structs, oldest first, at most `history_length` each.
 
-    Fields: video_id, author_id, tag (the first of the video's), action (`CLICK` … bits; a prior
-    watch has `PRIOR` and, where known, the long-view and like bits), and what is null for a prior
-    watch: tab, age_hours (float32, from the event to the request), watch (float32, the share of
-    the video that was played, at most 2).
+    Fields: video_id, author_id, tag (the first of the video's), duration_bucket, action (`CLICK` …
+    bits; a prior watch is a click, and has the long-view and like bits where known), and what is
+    null for a prior watch: tab, age_hours (float32, from the event to the request), watch (float32,
+    the share of the video that was played, at most 2). The actions mean the same on both kinds of
+    events, so that what a model learns of prior watches holds for those of the log.
     """
     none = np.zeros(0, np.int64)
     p = len(prior.user) if prior else 0
     n = len(log["user_id"])
     user = np.concatenate([prior.user if prior else none, log["user_id"]])
     video = np.concatenate([prior.video if prior else none, log["video_id"]])
-    prior_action = PRIOR + LONG_VIEW * prior.long_view + LIKE * prior.like if prior else none
+    prior_action = CLICK + LONG_VIEW * prior.long_view + LIKE * prior.like if prior else none
+    prior_bucket = duration_bucket(videos.duration_ms(prior.video)) if prior else none
     action = np.concatenate([prior_action, _actions(log)])
     # Prior watches come before every log event and keep their own order.
     time = np.concatenate([np.full(p, -1), log["time_ms"]])
     tab = np.concatenate([np.full(p, -1), log["tab"]])
+    bucket = np.concatenate([prior_bucket, duration_bucket(log["duration_ms"])])
     watch = np.concatenate([np.zeros(p), watch_values(log)["watch"] / ONE])
     order = np.lexsort((np.arange(p + n), time, user))
-    user, video, action, time, tab, watch = (
-        x[order] for x in (user, video, action, time, tab, watch)
+    user, video, bucket, action, time, tab, watch = (
+        x[order] for x in (user, video, bucket, action, time, tab, watch)
     )
 
     # One sorted integer a row, so that one binary search finds each request's place.
@@ -74,11 +77,14 @@ def make_history(
             pa.array(video),
             pa.array(author, mask=author < 0),
             pa.array(tag, mask=tag < 0),
+            pa.array(bucket[index]),
             pa.array(action[index]),
             pa.array(tab, mask=is_prior),
             pa.array(age.astype(np.float32), mask=is_prior),
             pa.array(watch[index].astype(np.float32), mask=is_prior),
         ],
-        names=["video_id", "author_id", "tag", "action", "tab", "age_hours", "watch"],
+        names=[
+            "video_id", "author_id", "tag", "duration_bucket", "action", "tab", "age_hours", "watch",
+        ],  # fmt: skip
     )
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), struct)

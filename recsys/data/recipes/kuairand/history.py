@@ -84,7 +84,14 @@ def make_history(
             pa.array(watch[index].astype(np.float32), mask=is_prior),
         ],
         names=[
-            "video_id", "author_id", "tag", "duration_bucket", "action", "tab", "age_hours", "watch",
-        ],  # fmt: skip
+            "video_id",
+            "author_id",
+            "tag",
+            "duration_bucket",
+            "action",
+            "tab",
+            "age_hours",
+            "watch",
+        ],
     )
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), struct)

@@ -181,7 +181,8 @@ def data_unroll(
 def data_check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Reads every split against the schema: counts per surface and task, or every fault."""
     from recsys.config import load_config
-    from recsys.data.check import check, print_check
+    from recsys.data.check import check
+    from recsys.data.show import print_check
 
     result = check(load_config(config, overrides or ()))
     _report(result, as_json, lambda console: print_check(result, console))

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyarrow import types
-from rich.console import Console
-from rich.table import Table
 
 from recsys.config import Config
 from recsys.data.columns import Columns, valid
@@ -52,36 +50,6 @@ def check(config: Config, splits: Iterable[str] | None = None) -> dict[str, Any]
             result["splits"][name] = counts
         result["faults"] += [_plain(name, fault) for fault in found]
     return result
-
-
-def print_check(result: dict[str, Any], console: Console) -> None:
-    """Prints what `check` returned: a row for each split, surface and task, then the faults."""
-    table = Table("split", "surface", "task", title="Labels")
-    for heading in ("requests", "candidates", "known labels", "positives", "share"):
-        table.add_column(heading, justify="right")
-    for split, counts in result["splits"].items():
-        for surface, found in counts["surfaces"].items():
-            for task, labels in found["tasks"].items():
-                known, positives = labels["known"], labels["positives"]
-                sizes = [f"{found[key]:,}" for key in ("requests", "candidates")]
-                share = f"{positives / known:.2%}" if known else "–"
-                table.add_row(
-                    split, surface, task, *sizes, f"{known:,}", f"{positives:,.0f}", share
-                )
-    console.print(table)
-    table = Table("split", "column", title="Features")
-    for heading in ("values", "nulls", "lowest", "highest"):
-        table.add_column(heading, justify="right")
-    for split, counts in result["splits"].items():
-        for column, found in counts["features"].items():
-            nulls = f"{found['nulls'] / found['values']:.2%}" if found["values"] else "–"
-            ends = ["–" if found[end] is None else f"{found[end]:,.6g}" for end in ("min", "max")]
-            table.add_row(split, column, f"{found['values']:,}", nulls, *ends)
-    console.print(table)
-    for fault in result["faults"]:
-        console.print(f"{fault['split']}: {fault['message']}", style="red", highlight=False)
-    if not result["faults"]:
-        console.print("No fault found.", style="green")
 
 
 def _check_split(config: Config, split: Split) -> tuple[dict[str, Any], list[Fault]]:

@@ -3,10 +3,13 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 
-from recsys.data.check import check, print_check
+from recsys.data import show
+from recsys.data.check import check
 from tests.data import tables
 
 
@@ -48,16 +51,37 @@ def test_counts_equal_plain_counting(tmp_path: Path) -> None:
     json.dumps(result, allow_nan=False)
 
 
+def printed(result: dict[str, Any]) -> str:
+    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    show.print_check(result, console)
+    return console.export_text()
+
+
 def test_prints_counts_and_faults(tmp_path: Path) -> None:
     rows = tables.rows(30)
     tables.write(tmp_path / "train", rows)
     rows[3]["age"] = math.nan
     tables.write(tmp_path / "valid", rows)
     result = check(tables.config(tmp_path), ["train", "valid"])
-    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_check(result, console)
-    text = console.export_text()
+    text = printed(result)
     assert "related" in text and "candidates.item_id" in text
     assert "column age: nan is not a finite number" in text
     assert "No fault" not in text
     assert json.dumps(result, allow_nan=False)
+
+
+def test_many_columns_are_listed_where_they_have_nulls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.write(tmp_path / "train", tables.rows(30))
+    result = check(tables.config(tmp_path), ["train"])
+    features = result["splits"]["train"]["features"]
+    nulls = {name for name, found in features.items() if found["nulls"]}
+    assert nulls and len(nulls) < len(features)
+    text = printed(result)
+    assert all(name in text for name in features)
+    monkeypatch.setattr(show, "MOST_COLUMNS", 3)
+    lines = printed(result).splitlines()
+    listed = {line.split("│")[1].strip() for line in lines if line.count("│") == 5}
+    assert listed == nulls
+    assert f"{len(features) - len(nulls)} columns without nulls" in lines[-2]

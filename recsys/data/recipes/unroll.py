@@ -8,11 +8,13 @@ little about rows of train as about rows of later days.
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
+from pyarrow import fs
 
 from recsys.config import Config, IdFeature, dump_config, parse_config
 from recsys.config.experiment import nearest
@@ -52,7 +54,8 @@ def unroll(
     Returns `{"out", "splits": {split: {"requests", "candidates", "positives": {task: n}}}}`.
 
     Raises:
-        UserError: `out` exists; no history, users or shared features; a wrong label; no event.
+        UserError: `out` exists; a split that is not on this machine; no history, users or shared
+            features; a wrong label; no event.
     """
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another folder")
@@ -63,6 +66,8 @@ def unroll(
     if user is None:
         raise UserError("evaluation.group: missing; name the column of the users")
     split = open_split(config, "train")
+    if not isinstance(split.filesystem, fs.LocalFileSystem):
+        raise UserError(f"{split.url}: is not on this machine; copy the split and set data.root")
     for name in (user, "history"):
         if name not in split.schemas[0].names:
             raise UserError(f"{split.show(0)}: no column {name}; write it with each request")
@@ -74,8 +79,8 @@ def unroll(
     if not labels:
         raise UserError("--label: missing; write TASK=SQL over an event's fields")
     with whole_folder(out) as beside:
-        database = duckdb.connect()
-        database.execute(f"set temp_directory = {text(beside / '.spill')}")
+        database, spill = duckdb.connect(), beside / ".spill"
+        database.execute(f"set temp_directory = {text(spill)}")
         if memory_limit:
             database.execute(f"set memory_limit = {text(memory_limit)}")
         files = ", ".join(text(file) for file in split.files)
@@ -106,6 +111,7 @@ def unroll(
                 )
         write_text(beside / "config.yaml", dump_config(configuration(config, out, shared, labels)))
         database.close()
+        shutil.rmtree(spill, ignore_errors=True)
     return summary
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -146,6 +147,11 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
     document = config.model_dump(mode="json", by_alias=True)
     document["features"]["history"]["fields"] = {"action": {"id": "action"}}
     assert "shares no id feature" in message(parse_config(document, "t"), LABELS)
+    document = config.model_dump(mode="json", by_alias=True)
+    document["data"]["root"] = "memory://log"
+    (memory := fsspec.filesystem("memory")).put(str(tmp_path / "log"), "/log", recursive=True)
+    assert "is not on this machine" in message(parse_config(document, "t"), LABELS)
+    memory.rm("/log", recursive=True)
     out.mkdir()
     with pytest.raises(UserError, match="exists; remove it"):
         unroll(config, out, LABELS)

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from recsys.config import Config, IdFeature, dump_config, parse_config
 from recsys.config.experiment import nearest
-from recsys.data.splits import open_split
+from recsys.data.splits import Split, open_split
 from recsys.errors import UserError
 from recsys.files import whole_folder, write_text
 from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
@@ -61,23 +61,14 @@ def unroll(
         raise UserError(f"{out}: exists; remove it or choose another folder")
     if not 0 < held_out < 1:
         raise UserError(f"--held-out {held_out}: is a share between 0 and 1")
+    if not labels:
+        raise UserError("--label: missing; write TASK=SQL over an event's fields")
     shared = shared_features(config)
     user = config.evaluation.group
     if user is None:
         raise UserError("evaluation.group: missing; name the column of the users")
     split = open_split(config, "train")
-    if not isinstance(split.filesystem, fs.LocalFileSystem):
-        raise UserError(f"{split.url}: is not on this machine; copy the split and set data.root")
-    for name in (user, "history"):
-        if name not in split.schemas[0].names:
-            raise UserError(f"{split.show(0)}: no column {name}; write it with each request")
-    fields = split.schemas[0].field("history").type.value_type
-    known = [fields.field(i).name for i in range(fields.num_fields)]
-    for name in shared:
-        if name not in known:
-            raise UserError(f"{split.show(0)}: no column history.{name}; {nearest(name, known)}")
-    if not labels:
-        raise UserError("--label: missing; write TASK=SQL over an event's fields")
+    known = _fields_of_events(split, user, shared)
     with whole_folder(out) as beside:
         database, spill = duckdb.connect(), beside / ".spill"
         database.execute(f"set temp_directory = {text(spill)}")
@@ -181,6 +172,21 @@ def configuration(
     document["training"]["warm_start"] = None
     document["evaluation"] = {"group": config.evaluation.group}
     return parse_config(document, str(out))
+
+
+def _fields_of_events(split: Split, user: str, shared: Iterable[str]) -> list[str]:
+    """Raises `UserError` if a split cannot be read here, or lacks a column."""
+    if not isinstance(split.filesystem, fs.LocalFileSystem):
+        raise UserError(f"{split.url}: is not on this machine; copy the split and set data.root")
+    for name in (user, "history"):
+        if name not in split.schemas[0].names:
+            raise UserError(f"{split.show(0)}: no column {name}; write it with each request")
+    fields = split.schemas[0].field("history").type.value_type
+    known = [fields.field(i).name for i in range(fields.num_fields)]
+    for name in shared:
+        if name not in known:
+            raise UserError(f"{split.show(0)}: no column history.{name}; {nearest(name, known)}")
+    return known
 
 
 def _read(database: duckdb.DuckDBPyConnection, source: str, user: str) -> None:

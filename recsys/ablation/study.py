@@ -55,8 +55,9 @@ def standard_study(config: Config, requests: Mapping[str, int] | None = None) ->
     nothing says which ones to sample, and that variant and its control are left out.
     """
     count = max(config.model.experts.count, 3)
-    bottom = ("model.experts.count=1", "model.experts.own=0")
-    mixture = (f"model.experts.count={count}", "model.experts.own=0")
+    mmoe = ("model.experts.own=0", "model.experts.layers=1")
+    bottom = ("model.experts.count=1", *mmoe)
+    mixture = (f"model.experts.count={count}", *mmoe)
     alone = "a model a surface: "
     parts = {
         "MMoE + history": mixture,
@@ -70,7 +71,9 @@ def standard_study(config: Config, requests: Mapping[str, int] | None = None) ->
     variants |= {
         alone + name: Variant(set=overrides, each_surface=True) for name, overrides in parts.items()
     }
-    variants["PLE"] = Variant(set=(f"model.experts.count={count - 1}", "model.experts.own=1"))
+    own = (f"model.experts.count={count - 1}", "model.experts.own=1")
+    variants["PLE"] = Variant(set=(*own, "model.experts.layers=1"))
+    variants["PLE of two layers"] = Variant(set=(*own, "model.experts.layers=2"))
     if config.model.towers != "shared":
         variants["towers off"] = Variant(set=without_towers(config))
         if len({surface.tower.stem for surface in config.surfaces.values()}) == 1:

@@ -41,14 +41,23 @@ class CrossingConfig(Section):
 
 
 class ExpertsConfig(Section):
-    """`model.experts:` – MMoE; one gate a (surface, task). With `own`, one layer of PLE."""
+    """`model.experts:` – MMoE; one gate a (surface, task). With `own` and `layers`, PLE."""
 
     count: int = Field(3, ge=1, description="Number of experts that the surfaces share")
     own: int = Field(
         0, ge=0, description="Experts that each surface has besides, run on its rows only (PLE)"
     )
+    layers: int = Field(
+        1, ge=1, description="Layers of experts, one on the mixtures of the other; needs `own`"
+    )
     hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="Widths of each expert")
     dropout: float = Field(0.0, ge=0, lt=1, description="After each layer of an expert")
+
+    @model_validator(mode="after")
+    def _layers_are_for_own_experts(self) -> "ExpertsConfig":
+        if self.layers > 1 and not self.own:
+            raise ValueError(f"layers {self.layers} needs experts of surfaces; give own: 1")
+        return self
 
 
 class GatesConfig(Section):

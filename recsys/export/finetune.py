@@ -237,7 +237,7 @@ def trained(model: UnifiedModel, mode: str) -> Iterator[tuple[str, nn.Parameter]
     own = {id(model.lookup.tables[name].weight) for name in tables}
     prefixes = {
         "tower": ("towers.",),
-        "trunk_top": ("towers.", "trunk.crossing.", "trunk.experts."),
+        "trunk_top": ("towers.", "trunk.crossing.", "trunk.experts.", "trunk.layers."),
         "all": ("towers.", "trunk."),
     }[mode]
     for name, parameter in model.named_parameters():

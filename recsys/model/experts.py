@@ -1,9 +1,11 @@
-"""Multi-gate mixture of experts (MMoE, Ma et al. 2018)."""
+"""Multi-gate mixture of experts (MMoE, Ma et al. 2018), and layers of them (PLE)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from recsys.config.model import ExpertsConfig
 
 
 class Experts(nn.Module):
@@ -53,3 +55,34 @@ class Gate(nn.Module):
 def mix(gate: Tensor, experts: Tensor) -> Tensor:
     """`h_t = Σ_e gate_te · f_e`: `[n, T, E]`, `[n, E, h]` → `[n, T, h]`, as a matrix product."""
     return torch.bmm(gate.to(experts.dtype), experts)
+
+
+class ExpertLayer(nn.Module):
+    """Experts on a mixture of those of the layer below: one half, shared or own, of a layer of PLE.
+
+    `f_e(Σ_i g_i f'_i)`, f' all experts of the layer below, the shared ones and the surface's own, g
+    a gate that looks at what the same half read there. Tang et al., "Progressive Layered
+    Extraction" (2020); here the tasks that have own experts are surfaces, and a row meets those of
+    its own surface alone.
+
+    Args:
+        in_features: width of what the same half read below.
+        count: how many experts.
+        config: `model.experts`.
+    """
+
+    def __init__(self, in_features: int, count: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.gate = Gate(in_features, 1, config.count + config.own)
+        self.experts = Experts(config.hidden[-1], count, config.hidden, config.dropout)
+
+    def forward(self, x: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+        """`x [n, in_features]`, `below [n, E, h]` → what it read `[n, h]`, `[n, count, h]`."""
+        mixed = mix(self.gate(x), below).squeeze(1)
+        return mixed, self.experts(mixed)
+
+
+def expert_layers(in_features: int, count: int, config: ExpertsConfig) -> nn.ModuleList:
+    """The layers after the first, of `count` experts each."""
+    widths = [in_features] + [config.hidden[-1]] * (config.layers - 2)
+    return nn.ModuleList(ExpertLayer(width, count, config) for width in widths[: config.layers - 1])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recsys.config.model import ModelConfig
 from recsys.config.surfaces import TowerConfig
-from recsys.model.experts import Experts, Gate, mix
+from recsys.model.experts import Experts, Gate, expert_layers, mix
 from recsys.model.mlp import mlp
 from recsys.model.sequence import History
 from recsys.model.stems import PersonalStem, StarStem
@@ -38,6 +38,8 @@ class Tower(nn.Module):
 
     Each task t mixes the experts, shared ones and the surface's own, by its own gate,
     `h_t = Σ_e g_te f_e(x)`: MMoE, and with own experts one layer of PLE (CGC, Tang et al. 2020).
+    With more layers, the experts of each are those of `ExpertLayer`, and the tasks' gates look at
+    what the surface's own half of the last layer read.
     The late-fusion modules are added, the stem is shared by the tasks, then each task has its
     branch (if configured) and its head, a linear layer to one logit.
 
@@ -64,7 +66,9 @@ class Tower(nn.Module):
         self.own: Experts | None = None
         if shape.own:
             self.own = Experts(trunk_features, shape.own, shape.hidden, shape.dropout)
-        self.gate = Gate(trunk_features, len(tasks), shape.count + shape.own)
+        self.layers = expert_layers(trunk_features, shape.own, shape)
+        gated = trunk_features if shape.layers == 1 else expert_features
+        self.gate = Gate(gated, len(tasks), shape.count + shape.own)
         self.fusion_inputs = [tuple(inputs) for inputs, _ in fusions]
         self.fusions = nn.ModuleList(fusion for _, fusion in fusions)
         self.priors = tuple(prior_features)
@@ -97,6 +101,7 @@ class Tower(nn.Module):
         experts: Tensor,
         inputs: Mapping[str, Tensor | History],
         shared_stem: nn.ModuleList | None = None,
+        shared_layers: nn.ModuleList | None = None,
     ) -> Tensor:
         """Logits of the surface's rows.
 
@@ -105,11 +110,17 @@ class Tower(nn.Module):
             experts: `[n, E, expert_features]`, the shared ones.
             inputs: what the late-fusion modules and the gates of the stem read.
             shared_stem: what a `StarStem` multiplies.
+            shared_layers: the shared halves of the layers of experts after the first.
 
         Returns: `[n, T]`, T the surface's tasks.
         """
         if self.own is not None:
             experts = torch.cat([experts, self.own(x)], dim=1)
+        shared = x
+        for ours, theirs in zip(self.layers, shared_layers or (), strict=True):
+            shared, of_all = theirs(shared, experts)
+            x, of_surface = ours(x, experts)
+            experts = torch.cat([of_all, of_surface], dim=1)
         h = mix(self.gate(x), experts)
         for names, fusion in zip(self.fusion_inputs, self.fusions, strict=True):
             h = h + fusion({name: inputs[name] for name in names}).unsqueeze(1)

@@ -10,7 +10,7 @@ from recsys.config.model import ModelConfig
 from recsys.data.batch import Batch
 from recsys.data.layout import IdColumn, Layout
 from recsys.model.crossing import Crossing
-from recsys.model.experts import Experts
+from recsys.model.experts import Experts, expert_layers
 from recsys.model.gates import GateUnit
 from recsys.model.numbers import NumberTransforms
 from recsys.model.projection import RequestCandidateLinear
@@ -26,6 +26,7 @@ class TrunkOutput:
     experts: Tensor  # [N, E, h]
     history: History | None
     stem: nn.ModuleList | None = None  # what a `StarStem` multiplies
+    layers: nn.ModuleList | None = None  # shared halves of the layers of experts after the first
 
 
 def _trunk_ids(layout: Layout, level: str) -> list[IdColumn]:
@@ -104,6 +105,8 @@ class Trunk(nn.Module):
             config.experts.hidden,
             config.experts.dropout,
         )
+        # They read what surfaces' own experts put out, and so run in the towers.
+        self.layers = expert_layers(config.projection.width, config.experts.count, config.experts)
         self.stem: nn.ModuleList | None = None
         if config.towers == "star":
             first = layout.config.surfaces_with_towers[0]
@@ -144,4 +147,4 @@ class Trunk(nn.Module):
         if self.surface_gate is not None:
             x = x * self.surface_gate(surface.index_select(0, batch.request_index), x)
         x = self.crossing(self.dropout(x))
-        return TrunkOutput(x, self.experts(x), history, self.stem)
+        return TrunkOutput(x, self.experts(x), history, self.stem, self.layers)

@@ -120,7 +120,7 @@ class SurfaceTower(nn.Module):
                     value = numbers[on_request][:, columns]
                     inputs[name] = value[index] if on_request else value
         x, experts = slices.candidates(trunk.x, s), slices.candidates(trunk.experts, s)
-        return self.tower(x, experts, inputs, trunk.stem)
+        return self.tower(x, experts, inputs, trunk.stem, trunk.layers)
 
 
 class Logits(NamedTuple):

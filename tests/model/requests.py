@@ -93,6 +93,7 @@ def random_config(seed: int, **changes: Any) -> Config:
     }
     document["model"] |= PEERS.get(seed, {})
     document["model"]["experts"]["own"] = seed % 2
+    document["model"]["experts"]["layers"] = 2 if seed % 4 == 1 else 1
     if document["model"].get("towers") == "star":
         for surface in document["surfaces"].values():
             surface["tower"]["stem"] = [8]

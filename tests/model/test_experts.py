@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.model.experts import Experts, Gate, mix
+from recsys.config import TowerConfig
+from recsys.config.model import ModelConfig
+from recsys.model.experts import Experts, Gate, expert_layers, mix
+from recsys.model.towers import Tower
 
 
 @pytest.mark.parametrize("hidden", [[6], [6, 4], [6, 4, 3]])
@@ -72,3 +75,40 @@ def test_mix_is_the_weighted_sum_of_experts() -> None:
             expected = sum(shares[n, t, e] * outputs[n, e] for e in range(3))
             torch.testing.assert_close(mixed[n, t], expected)
     assert mix(shares[:0], outputs[:0]).shape == (0, 2, 5)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_layers_of_ple_are_their_formula(layers: int) -> None:
+    """Gate by gate and expert by expert, for the rows of one surface."""
+    shape = {"count": 2, "own": 2, "hidden": [5, 4], "layers": layers}
+    model = ModelConfig.model_validate({"projection": {"width": 8}, "experts": shape})
+    torch.manual_seed(0)
+    shared = Experts(8, 2, [5, 4])
+    others = expert_layers(8, 2, model.experts)
+    tower = Tower(TowerConfig(stem=()), ["click", "like"], model)
+    assert len(others) == len(tower.layers) == layers - 1
+    x = torch.randn(9, 8)
+    logits = tower(x, shared(x), {}, None, others)
+
+    def gated(gate: nn.Module, at: torch.Tensor, of: torch.Tensor, t: int = 0) -> torch.Tensor:
+        shares = gate.linear(at).view(9, -1, 4)[:, t].softmax(-1)
+        return sum(shares[:, e, None] * of[:, e] for e in range(4))
+
+    assert tower.own is not None
+    every = torch.cat([shared(x), tower.own(x)], dim=1)
+    for_all, mine = x, x
+    for theirs, ours in zip(others, tower.layers, strict=True):
+        for_all, mine = gated(theirs.gate, for_all, every), gated(ours.gate, mine, every)
+        every = torch.cat([theirs.experts(for_all), ours.experts(mine)], dim=1)
+    for t, task in enumerate(("click", "like")):
+        expected = tower.heads[task](gated(tower.gate, mine, every, t))[:, 0]
+        torch.testing.assert_close(logits[:, t], expected, rtol=0, atol=1e-6)
+
+
+def test_one_layer_has_no_more() -> None:
+    assert len(expert_layers(6, 2, ModelConfig().experts)) == 0
+
+
+def test_layers_need_own_experts() -> None:
+    with pytest.raises(ValueError, match="layers 2 needs experts of surfaces; give own: 1"):
+        ModelConfig.model_validate({"experts": {"layers": 2}})

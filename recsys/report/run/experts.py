@@ -27,10 +27,10 @@ def expert_use(model: UnifiedModel, sample: Sample) -> dict[str, Any]:
         tower = view.tower_of(surface).tower
         weights: list[Tensor] = []
         outputs: list[Tensor] = []
-        hooks = [
-            _seen(tower.gate, weights),
-            _seen(view.trunk.experts, outputs),
-        ]
+        layers = view.trunk.layers  # the gates of the tasks mix the experts of the last one
+        last = layers[-1].experts if len(layers) else view.trunk.experts
+        assert isinstance(last, nn.Module)
+        hooks = [_seen(tower.gate, weights), _seen(last, outputs)]
         try:
             for batch in batches:
                 view(batch)

@@ -7,7 +7,8 @@ The inputs are those of the trunk, read as training reads them: numbers raw, an 
 table – a category where the table has at most `--categories` rows, else left out, because trees
 memorise long lists of ids – and the surface. Histories and lists of ids are no inputs of trees.
 Trees are added until the valid days are ranked no better. Writes the predictions tables OUT/valid
-and OUT/test, which `recsys report` compares pairwise with a run's.
+and OUT/test, which `recsys report` compares pairwise with a run's. Negatives that a log has dropped
+(`negative_sampling`) are not corrected for.
 """
 
 import json
@@ -76,10 +77,13 @@ class Inputs:
         ) as reader:
             for batch in reader:
                 assert batch.columns is not None
+                kept = [name for name in batch.columns.column_names if name != "surface"]
                 surfaces = np.array(self.layout.surfaces)[batch.surface_index.numpy()]
                 rows.append(self._matrix(batch))
                 labels.append(batch.labels.numpy())
-                columns.append(batch.columns.append_column("surface", pa.array(surfaces)))
+                columns.append(
+                    batch.columns.select(kept).append_column("surface", pa.array(surfaces))
+                )
         return np.concatenate(rows), np.concatenate(labels), pa.concat_tables(columns)
 
     def _matrix(self, batch: Batch) -> np.ndarray:

@@ -12,7 +12,7 @@ from recsys.errors import UserError
 from tests.model.requests import random_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {"two_ranks": "simulated"}
+CONFIGS = {"kuairand_pretrained": "kuairand", "two_ranks": "simulated"}
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 
 

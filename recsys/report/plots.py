@@ -107,7 +107,8 @@ def intervals(
             axis.axvline(reference, color=SOFT, linewidth=0.8)
         axis.set_yticks(range(len(rows)), list(rows))
         axis.set(ylim=(len(rows) - 0.4, -0.6), title=title)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        # Long names leave room for few numbers.
+        axis.xaxis.set_major_locator(MaxNLocator(5 if left < 1 else 3))
 
     height = 0.7 + 0.28 * len(rows)
     left = 0.25 + 0.065 * max((len(row) for row in rows), default=0)

@@ -3,11 +3,12 @@
     python scripts/bench_memory.py [--requests 200000] [--factor 10] [--folder DIR] [--json]
 
 Runs `recsys data simulate` and `recsys train` (one epoch and its validation) as processes of their
-own and takes the largest resident set that the system counted for each. Users and items are as many
-at both sizes, and both trainings have the same small model and tables: what is looked for is what
-grows with the rows. The smaller log must be many windows of the reader (2 row groups of 4,096
-requests, of which three may be in memory), or the larger one only has more chances of a high peak:
-the default has 20 in its train split.
+own and takes the largest resident set that the system counted for each. What is looked for is what
+grows with the rows, so all else is the same. There are users in proportion, or the histories of the
+larger log, and its batches with them, would be longer; both trainings have the same small model and
+the tables of the larger log. The smaller log must be many windows of the reader (2 row groups of
+2,048 requests, of which three may be in memory) and many batches of the validation, or the larger
+one only has more chances of a high peak: the default has 40 windows and 80 batches.
 """
 
 import json
@@ -29,8 +30,9 @@ OVERRIDES = (
     "model.experts={count: 2, hidden: [32]}",
     "training.epochs=1",
     "training.threads=1",
+    "evaluation.batch_candidates=1024",
 )
-SAME = ("--users", "2000", "--items", "2000")
+SAME = ("--items", "2000")
 
 
 def peak_megabytes(arguments: list[str]) -> float:

@@ -1,9 +1,9 @@
 """Work ahead of the consumer in a thread."""
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -17,39 +17,41 @@ class Background(Generic[Item]):
 
     def __init__(self, source: Iterable[Item], ahead: int, name: str) -> None:
         self._source = source
-        self._state = threading.Condition()
-        self._ready: deque[Item] = deque()
-        self._room = ahead
-        self._finished = False
-        self._closed = False
-        self._error: BaseException | None = None
+        # Room is taken before an item is made, so that memory is bounded by `ahead`.
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(ahead):
+            self._room.put(None)
+        # (True, an item), and at the end (False, what was raised or None).
+        self._ready: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+        self._over = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        if self._thread.ident is None and not self._closed:
+        if self._over:
+            raise StopIteration
+        if self._thread.ident is None:
             self._thread.start()
-        with self._state:
-            self._state.wait_for(lambda: self._ready or self._finished or self._closed)
-            if self._ready and not self._closed:
-                self._room += 1
-                self._state.notify_all()
-                return self._ready.popleft()
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-        raise StopIteration
+        more, found = self._ready.get()
+        if more and not self._over:
+            self._room.put(None)
+            return found
+        closed, self._over = self._over, True
+        if found is None or closed:
+            raise StopIteration
+        raise found
 
     def close(self) -> None:
         """Stops the thread and waits for it."""
-        with self._state:
-            self._closed = True
-            self._state.notify_all()
+        self._over = True
+        self._room.put(None)
         if self._thread.ident is not None:
             self._thread.join()
-        self._ready.clear()
+        while not self._ready.empty():
+            self._ready.get()
+        self._ready.put((False, None))  # for a consumer that waits in another thread
 
     def __enter__(self) -> "Background[Item]":
         return self
@@ -58,30 +60,21 @@ class Background(Generic[Item]):
         self.close()
 
     def _work(self) -> None:
-        source = iter(self._source)
+        source, error = iter(self._source), None
         try:
-            # Room is taken before an item is made, so that memory is bounded by `ahead`.
-            while self._take_room():
+            self._room.get()
+            while not self._over:
                 try:
                     item = next(source)
                 except StopIteration:
                     break
-                with self._state:
-                    self._ready.append(item)
-                    self._state.notify_all()
+                self._ready.put((True, item))
                 del item
-        except BaseException as error:
-            self._error = error
+                self._room.get()
+        except BaseException as raised:
+            error = raised
         finally:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-            with self._state:
-                self._finished = True
-                self._state.notify_all()
-
-    def _take_room(self) -> bool:
-        with self._state:
-            self._state.wait_for(lambda: self._room > 0 or self._closed)
-            self._room -= 1
-            return not self._closed
+            self._ready.put((False, error))

@@ -1,4 +1,4 @@
-"""Encoded requests as flat numpy columns, and the selection of any of them in any order."""
+"""Encoded requests as flat numpy records, and the selection of any of them in any order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,27 +9,49 @@ import pyarrow as pa
 
 from recsys.config.features import Level
 from recsys.data.gather import Gather, Ragged
+from recsys.data.layout import IdColumn, Layout
+from recsys.data.lookup import narrowest
 
 LEVELS: tuple[Level, ...] = ("request", "candidate", "history")
+
+
+def record_types(layout: Layout) -> dict[Level, np.dtype]:
+    """The ids of one request, one candidate and one event.
+
+    Fields are named by the keys of the id features. Such a field is the row in the embedding table,
+    in the narrowest integers that hold the table (less memory is less to wait for), or for a
+    multi-valued feature the number of its ids, which are in `Block.bags`. A request also has its
+    `surface` (the position in the configuration's surfaces) and its numbers of `candidates` and
+    `events`.
+    """
+    tables = layout.config.tables
+    types = {}
+    for level in LEVELS:
+        fields: list[tuple] = []
+        if level == "request":
+            fields += [(name, np.int64) for name in ("surface", "candidates", "events")]
+        for column in (column for column in layout.ids if column.level == level):
+            rows = narrowest(tables[column.feature.id].rows)
+            fields.append((column.key, np.int32 if column.multi_valued else rows))
+        # Widest first: then all are aligned, which numpy is faster with, and none is padded.
+        fields.sort(key=lambda each: -np.dtype(each[1]).itemsize)
+        types[level] = np.dtype(fields, align=True)
+    return types
 
 
 @dataclass
 class Block:
     """R encoded requests with C candidates and H history events.
 
-    `ids` has the embedding rows of each id feature by its key, `[R]`, `[C]` or `[H]`, in the
-    narrowest integers that hold its table: less memory is less to wait for. For a multi-valued
-    feature it has those of all its ids, whose number for each request or candidate is in `inner`.
-    Numbers are NaN where null.
+    `records` has the ids of each level, `[R]`, `[C]` and `[H]`, of the types of `record_types`:
+    they are taken by one copy a request, however many features. `bags` has the rows of all ids
+    of each multi-valued feature. Numbers and labels are NaN where null.
     """
 
-    surface: np.ndarray  # [R] int64, position in the configuration's surfaces
-    candidate_lengths: np.ndarray  # [R] int64
-    history_lengths: np.ndarray  # [R] int64
-    ids: dict[str, np.ndarray] = field(default_factory=dict)
-    inner: dict[str, np.ndarray] = field(default_factory=dict)  # int64
-    numbers: dict[Level, np.ndarray] = field(default_factory=dict)  # [R | C | H, fields] float32
-    labels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [C, T]
+    records: dict[Level, np.ndarray]
+    numbers: dict[Level, np.ndarray]  # [R | C | H, fields] float32
+    labels: np.ndarray  # [C, T] float32
+    bags: dict[str, np.ndarray] = field(default_factory=dict)
     request_extras: pa.Table | None = None
     candidate_extras: pa.Table | None = None
     # [R], places in the global order that a request stands for: its own, and those before it that
@@ -38,86 +60,73 @@ class Block:
 
     @property
     def requests(self) -> int:
-        return len(self.surface)
+        return len(self.records["request"])
 
     @property
-    def passed(self) -> int:
-        """Places in the global order of all requests."""
-        return self.requests if self.places is None else int(self.places.sum())
+    def nbytes(self) -> int:
+        """Size in memory, without extra columns."""
+        values = (*self.records.values(), *self.numbers.values(), *self.bags.values(), self.labels)
+        return sum(each.nbytes for each in values)
 
     @cached_property
-    def candidate_offsets(self) -> np.ndarray:
-        """`[R + 1]`: request r has the candidates from offsets[r] to offsets[r + 1]."""
-        return _offsets(self.candidate_lengths)
+    def surface(self) -> np.ndarray:
+        """`[R]` int64, position in the configuration's surfaces."""
+        return self.records["request"]["surface"].copy()
+
+    @cached_property
+    def candidate_lengths(self) -> np.ndarray:
+        """`[R]` int64."""
+        return self.records["request"]["candidates"].copy()
+
+    @cached_property
+    def history_lengths(self) -> np.ndarray:
+        """`[R]` int64."""
+        return self.records["request"]["events"].copy()
+
+    @cached_property
+    def offsets(self) -> dict[str, np.ndarray]:
+        """`[R + 1]` each: request r has the values from offsets[r] to offsets[r + 1], of a level,
+        or of a multi-valued feature by its key."""
+        found = {
+            "request": np.arange(self.requests + 1),
+            "candidate": _offsets(self.candidate_lengths),
+            "history": _offsets(self.history_lengths),
+        }
+        for key in self.bags:
+            level: Level = "request" if key.startswith("request.") else "candidate"
+            found[key] = _offsets(self.records[level][key]).take(found[level])
+        return found
+
+    def values(self, column: IdColumn) -> np.ndarray:
+        """The embedding rows of a feature, one request after the other."""
+        rows = self.bags if column.multi_valued else self.records[column.level]
+        return rows[column.key]
+
+    def ends(self, column: IdColumn) -> np.ndarray:
+        """`[R + 1]`: where in `values` those of each request begin; the last is where all end."""
+        return self.offsets[column.key if column.multi_valued else column.level]
 
     @cached_property
     def _ragged(self) -> dict[str, Ragged]:
-        """Where a request's values are, by level, and by key for multi-valued features."""
-        candidates = self.candidate_offsets
-        found = {
-            "candidate": Ragged(candidates),
-            "history": Ragged(_offsets(self.history_lengths)),
-        }
-        for key, lengths in self.inner.items():
-            offsets = _offsets(lengths)
-            of_candidate = key.startswith("candidate.")
-            found[key] = Ragged(offsets.take(candidates) if of_candidate else offsets)
-        return found
+        return {key: Ragged(offsets) for key, offsets in self.offsets.items()}
 
     def select(self, rows: np.ndarray) -> "Block":
         """The requests `rows`, in that order, as a copy."""
-        take_candidates = Gather(self._ragged["candidate"], rows)
-        take: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        candidates = Gather(self._ragged["candidate"], rows)
+        take: dict[Level, Callable[[np.ndarray], np.ndarray]] = {
             "request": lambda values: values.take(rows, axis=0),
-            "candidate": take_candidates,
+            "candidate": candidates,
             "history": Gather(self._ragged["history"], rows),
         }
-        ids, inner = {}, {}
-        for key, values in self.ids.items():
-            level = key.partition(".")[0]
-            if key in self.inner:
-                inner[key] = take[level](self.inner[key])
-                ids[key] = Gather(self._ragged[key], rows)(values)
-            else:
-                ids[key] = take[level](values)
-        extras = self.candidate_extras  # the index is made for these, or for short lists
-        extras = None if extras is None else _take(extras, take_candidates.index)
+        extras = self.candidate_extras
         return Block(
-            surface=self.surface.take(rows),
-            candidate_lengths=self.candidate_lengths.take(rows),
-            history_lengths=self.history_lengths.take(rows),
-            ids=ids,
-            inner=inner,
+            records={level: take[level](values) for level, values in self.records.items()},
             numbers={level: take[level](values) for level, values in self.numbers.items()},
-            labels=take_candidates(self.labels),
+            labels=candidates(self.labels),
+            bags={key: Gather(self._ragged[key], rows)(ids) for key, ids in self.bags.items()},
             request_extras=_take(self.request_extras, rows),
-            candidate_extras=extras,
+            candidate_extras=None if extras is None else _take(extras, candidates.index),
             places=None if self.places is None else self.places.take(rows),
-        )
-
-    def slice(self, start: int, stop: int) -> "Block":
-        """The requests from `start` to `stop`, as views."""
-        offsets = {level: self._ragged[level].offsets for level in ("candidate", "history")}
-        bounds = {level: slice(*o[[start, stop]].tolist()) for level, o in offsets.items()}
-        bounds["request"] = slice(start, stop)
-        ids, inner = {}, {}
-        for key, values in self.ids.items():
-            where = bounds[key.partition(".")[0]]
-            if key in self.inner:
-                inner[key] = self.inner[key][where]
-                where = slice(*self._ragged[key].offsets[[start, stop]].tolist())
-            ids[key] = values[where]
-        return Block(
-            surface=self.surface[start:stop],
-            candidate_lengths=self.candidate_lengths[start:stop],
-            history_lengths=self.history_lengths[start:stop],
-            ids=ids,
-            inner=inner,
-            numbers={level: x[bounds[level]] for level, x in self.numbers.items()},
-            labels=self.labels[bounds["candidate"]],
-            request_extras=_slice(self.request_extras, bounds["request"]),
-            candidate_extras=_slice(self.candidate_extras, bounds["candidate"]),
-            places=None if self.places is None else self.places[start:stop],
         )
 
 
@@ -125,20 +134,20 @@ def concatenate(blocks: Sequence[Block]) -> Block:
     """The requests of several blocks, one block after the other."""
     if len(blocks) == 1:
         return blocks[0]
-    first = blocks[0]
-    join = np.concatenate
     return Block(
-        surface=join([b.surface for b in blocks]),
-        candidate_lengths=join([b.candidate_lengths for b in blocks]),
-        history_lengths=join([b.history_lengths for b in blocks]),
-        ids={key: join([b.ids[key] for b in blocks]) for key in first.ids},
-        inner={key: join([b.inner[key] for b in blocks]) for key in first.inner},
-        numbers={level: join([b.numbers[level] for b in blocks]) for level in first.numbers},
-        labels=join([b.labels for b in blocks]),
-        request_extras=_join([b.request_extras for b in blocks]),
-        candidate_extras=_join([b.candidate_extras for b in blocks]),
-        places=None if first.places is None else join([b.places for b in blocks]),
+        records={level: np.concatenate([b.records[level] for b in blocks]) for level in LEVELS},
+        numbers={level: np.concatenate([b.numbers[level] for b in blocks]) for level in LEVELS},
+        labels=np.concatenate([b.labels for b in blocks]),
+        bags={key: np.concatenate([b.bags[key] for b in blocks]) for key in blocks[0].bags},
+        request_extras=join_extras([b.request_extras for b in blocks]),
+        candidate_extras=join_extras([b.candidate_extras for b in blocks]),
+        places=None if blocks[0].places is None else np.concatenate([b.places for b in blocks]),
     )
+
+
+def join_extras(tables: list[pa.Table | None]) -> pa.Table | None:
+    """Extra columns of several blocks; an id may be of different integers in different files."""
+    return None if tables[0] is None else pa.concat_tables(tables, promote_options="permissive")
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
@@ -149,11 +158,3 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 def _take(table: pa.Table | None, rows: np.ndarray) -> pa.Table | None:
     return None if table is None else table.take(pa.array(rows))
-
-
-def _slice(table: pa.Table | None, where: slice) -> pa.Table | None:
-    return None if table is None else table.slice(where.start, where.stop - where.start)
-
-
-def _join(tables: list[pa.Table | None]) -> pa.Table | None:
-    return None if tables[0] is None else pa.concat_tables(tables, promote_options="permissive")

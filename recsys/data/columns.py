@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from recsys.data.faults import Place
 from recsys.data.layout import Layout
-from recsys.data.schema import Projection, feature_key, is_list
+from recsys.data.schema import Projection
 
 
 @dataclass
@@ -52,13 +52,13 @@ def flatten(table: pa.Table, chosen: Projection, place: Place) -> Columns:
         lengths, events = unnest(_array(table, "history"))
         columns.history_lengths, fields["history"] = _latest(lengths, events, layout.history_length)
     for each in chosen.features:
-        key, only = feature_key(each), each.feature.surfaces
+        key, only = each.key, each.feature.surfaces
         if each.level == "request":
             array = _array(table, each.name)
         else:
             array = _child(fields[each.level], each.name)
         on = columns.on_surfaces(layout, only, each.level) if only else None
-        if is_list(array.type):
+        if each.multi_valued:
             columns.inner[key], array = unnest(array)
             if on is not None:
                 array = array.filter(pa.array(np.repeat(on, columns.inner[key])))

@@ -9,7 +9,7 @@ from pyarrow import types
 
 from recsys.data.columns import Columns
 from recsys.data.layout import Layout
-from recsys.data.schema import Column, column_name, feature_key, features_of
+from recsys.data.schema import Column, column_name, features_of
 
 
 class SplitCounts:
@@ -44,7 +44,7 @@ class SplitCounts:
             self._add_feature(each, columns)
 
     def _add_feature(self, each: Column, columns: Columns) -> None:
-        key, only = feature_key(each), each.feature.surfaces
+        key, only = each.key, each.feature.surfaces
         values, found = columns.values[key], self.features[column_name(each)]
         if only and key not in columns.inner:
             # Where a surface lacks the feature, it is not missing.

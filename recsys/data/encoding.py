@@ -96,8 +96,7 @@ class TableEncoder:
             if self.table.encode == "none":
                 # As unsigned numbers, negative ids are the largest.
                 beyond |= bool(chunk.view(np.uint64).max() >= self.table.rows)
-                np.copyto(rows, chunk, casting="unsafe")
-                rows += self.dtype.type(1)
+                np.add(chunk, 1, out=rows, casting="unsafe")
             else:
                 rows[:] = self._rows(chunk)
         if ids.null_count:

@@ -13,7 +13,7 @@ from recsys.data.encoding import Vocabulary
 from recsys.data.hashing import splitmix64
 from recsys.data.layout import IdColumn, Layout
 from recsys.data.rowgroups import RowGroups
-from recsys.data.schema import Column, Projection, check_split, column_name, feature_key, projection
+from recsys.data.schema import Column, Projection, check_split, column_name, projection
 from recsys.data.splits import Split, open_split
 from recsys.data.statistics import NumberStatistics, Statistics
 
@@ -52,7 +52,7 @@ def fit(config: Config, split: Split | None = None) -> Statistics:
             place = source.place(number)
             columns = source.columns(number, place)
             for each in features:
-                values = columns.values[feature_key(each)]
+                values = columns.values[each.key]
                 if isinstance(each, IdColumn):
                     table = each.feature.id
                     counter = counters.setdefault(table, IdCounter(config.tables[table].rows))
@@ -60,7 +60,7 @@ def fit(config: Config, split: Split | None = None) -> Statistics:
                 else:
                     check = np.empty((len(values), 1), np.float32)
                     write_numbers({column_name(each): values}, check, place)
-                    moments.setdefault(feature_key(each), NumberFitter()).add(values)
+                    moments.setdefault(each.key, NumberFitter()).add(values)
     vocabularies = {
         table: counter.vocabulary(config.tables[table].min_count)
         for table, counter in counters.items()

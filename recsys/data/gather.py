@@ -40,7 +40,7 @@ class Gather:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """The chosen values of one column, `[n, …]` of `[all, …]`, as a copy."""
         width = math.prod(values.shape[1:])
-        if not width or len(values) < SHORT * len(self._ragged.offsets):
+        if not width * values.itemsize or len(values) < SHORT * len(self._ragged.offsets):
             return values.take(self.index, axis=0)
         return self._take_bytes(values, values.itemsize * width)
 
@@ -60,7 +60,8 @@ class Gather:
         numpy taking one value after the other, and there is no index to make."""
         small = values.nbytes <= np.iinfo(np.int32).max
         kind, index = (pa.binary(), np.int32) if small else (pa.large_binary(), np.int64)
-        buffers = [None, self._ragged.bytes(size, index), pa.py_buffer(values.reshape(-1))]
+        data = pa.py_buffer(values.reshape(-1).view(np.uint8))
+        buffers = [None, self._ragged.bytes(size, index), data]
         lists = pa.Array.from_buffers(kind, len(self._ragged.offsets) - 1, buffers)
         _, ends, taken = lists.take(self._chosen).buffers()
         end = int(np.frombuffer(ends, index)[len(self._rows)])

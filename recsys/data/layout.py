@@ -25,7 +25,7 @@ class IdColumn:
     name: str
     feature: IdFeature = field(repr=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Its key in a `KeyedJaggedTensor`, for example `candidate.video_id`."""
         return f"{self.level}.{self.name}"
@@ -42,6 +42,13 @@ class NumberColumn:
     level: Level
     name: str
     feature: NumberFeature = field(repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Its name among the features of all levels, for example `candidate.duration_ms`."""
+        return f"{self.level}.{self.name}"
+
+    multi_valued = False
 
 
 class Layout:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import accumulate, cycle, pairwise
+from itertools import accumulate, cycle
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from recsys.errors import UserError
 
 __all__ = ["Reader", "empty_batch"]
 
-# Candidates whose requests are taken from a window at once: calls cost little, and it fits a cache.
-TOGETHER = 8192
+# Bytes of requests that are taken from a window at once: many batches share the calls, and
+# little memory is in use twice.
+TOGETHER = 16 * 2**20
 
 
 class Reader:
@@ -165,11 +166,16 @@ class Reader:
         blocks = cut(self._windows(), self.batch_candidates)
         with Background(blocks, 1, "recsys-windows") as windows:
             for block, batches in windows:
-                for part in _select(block, batches, TOGETHER // self.batch_candidates):
-                    left = order.drop(left, part.passed)
-                    batch = assemble(part)
-                    batch.position = left
-                    yield batch.pin_memory() if self._pin_memory else batch
+                taken = sum(map(len, batches)) * block.nbytes / max(block.requests, 1)
+                together = max(int(TOGETHER * len(batches) / max(taken, 1)), 1)
+                for first in range(0, len(batches), together):
+                    group = batches[first : first + together]
+                    selected = block.select(np.concatenate(group))
+                    bounds = list(accumulate(map(len, group), initial=0))
+                    for batch in assemble(selected, bounds):
+                        left = order.drop(left, batch.passed)
+                        batch.position = left
+                        yield batch.pin_memory() if self._pin_memory else batch
                 del block
 
 
@@ -187,14 +193,3 @@ def _sampled(
     block.places = np.ones(block.requests, dtype=np.int64)
     block.places[rows[at]] = gaps
     return rows[at], len(rows) - 1 - at[-1] if len(at) else before + len(rows)
-
-
-def _select(block: Block, batches: list[np.ndarray], together: int) -> Iterator[Block]:
-    """The requests of each batch; those of `together` batches are taken at once."""
-    together = max(together, 1)
-    for first in range(0, len(batches), together):
-        group = batches[first : first + together]
-        selected = block.select(np.concatenate(group))
-        bounds = accumulate(map(len, group), initial=0)
-        for start, stop in pairwise(bounds):
-            yield selected.slice(start, stop)

@@ -33,11 +33,6 @@ def column_name(each: Column) -> str:
     return each.name if each.level == "request" else f"{LIST_OF[each.level]}.{each.name}"
 
 
-def feature_key(each: Column) -> str:
-    """The name of a feature among all levels, for example `candidate.video_id`."""
-    return f"{each.level}.{each.name}"
-
-
 @dataclass(frozen=True)
 class Projection:
     """What is read of a request table.

@@ -13,7 +13,6 @@ from recsys.config.training import DenseConfig
 from recsys.data.fit import fit, fitted
 from recsys.data.layout import IdColumn, Layout
 from recsys.data.reader import Reader
-from recsys.data.schema import feature_key
 from recsys.data.splits import Split, open_split
 from recsys.data.statistics import Statistics
 from recsys.errors import RunError, UserError
@@ -87,7 +86,7 @@ def grown_statistics(config: Config, known: Statistics, train: Split) -> Statist
         if (
             each.feature.id not in known.vocabularies
             if isinstance(each, IdColumn)
-            else feature_key(each) not in known.numbers
+            else each.key not in known.numbers
         )
     ]
     if not missing:

@@ -8,7 +8,7 @@ import numpy as np
 from recsys.config import Config
 from recsys.data.layout import CANDIDATE_BAGS, REQUEST_BAGS, IdColumn, Layout
 from recsys.data.rowgroups import RowGroups
-from recsys.data.schema import Column, Projection, check_split, feature_key, features_of
+from recsys.data.schema import Column, Projection, check_split, features_of
 from recsys.data.splits import Split, open_split
 from recsys.errors import UserError
 
@@ -125,7 +125,7 @@ def _columns(layout: Layout) -> tuple[Column, ...]:
     wanted: list[Column] = [c for c in layout.ids if c.multi_valued]
     for level in ("candidate", "history"):
         wanted += [each for each in features if each.level == level][:1]
-    unique = {feature_key(each): each for each in wanted}
+    unique = {each.key: each for each in wanted}
     return tuple(unique.values())
 
 

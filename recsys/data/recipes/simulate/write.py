@@ -68,6 +68,8 @@ class SplitWriter:
         self._groups += 1
         if self._groups % self._groups_a_file == 0:
             self._close_file()
+        # Arrow's allocator keeps what is freed for later, and the more of it the longer a log gets.
+        pa.default_memory_pool().release_unused()
 
     def _close_file(self) -> None:
         if self._writer is not None:

@@ -18,7 +18,7 @@ from recsys.sharding.workload import assume
 from recsys.training.ranks import start_ranks
 from recsys.training.train import Trainer, train
 from tests.model.requests import random_config
-from tests.training.conftest import logs, small, two_ranks  # noqa: F401 - fixtures
+from tests.training.conftest import logs, small  # noqa: F401 - fixtures
 from tests.two_ranks import TwoRanks
 
 CPU = torch.device("cpu")

@@ -56,7 +56,7 @@ def unusual_plan(config: Config, path: Path) -> dict[str, Any]:
     return PlanDocument.model_validate(document).dump()
 
 
-def test_two_ranks_make_one_plan_that_uses_both(two_ranks: TwoRanks) -> None:  # noqa: F811
+def test_two_ranks_make_one_plan_that_uses_both(two_ranks: TwoRanks) -> None:
     first, second = two_ranks.run(agreed, random_config(0))
     assert first == second
     assert set(first["tables"]) == set(random_config(0).tables)
@@ -65,7 +65,7 @@ def test_two_ranks_make_one_plan_that_uses_both(two_ranks: TwoRanks) -> None:  #
 
 
 def test_a_fault_of_the_first_rank_is_told_by_all(
-    two_ranks: TwoRanks,  # noqa: F811
+    two_ranks: TwoRanks,
     tmp_path: Path,
 ) -> None:
     config = random_config(0, tables={**random_config(0).model_dump()["tables"]})
@@ -101,7 +101,7 @@ def placed(config: Config, run: Path, plan: Path) -> tuple[dict[str, Any], dict[
 
 
 def test_training_on_two_ranks_uses_a_given_plan_exactly(
-    two_ranks: TwoRanks,  # noqa: F811
+    two_ranks: TwoRanks,
     small: Config,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -125,7 +125,7 @@ def test_training_on_two_ranks_uses_a_given_plan_exactly(
 
 
 def test_a_resumed_run_keeps_its_plan(
-    two_ranks: TwoRanks,  # noqa: F811
+    two_ranks: TwoRanks,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -157,7 +157,7 @@ def half_tables(config: Config) -> Config:
 
 
 def test_fp16_tables_train_and_are_evaluated(
-    two_ranks: TwoRanks,  # noqa: F811
+    two_ranks: TwoRanks,
     small: Config,  # noqa: F811
     tmp_path: Path,
 ) -> None:

@@ -51,11 +51,13 @@ if [ -n "$raw" ]; then
   run=$demo/runs/kuairand
   config=configs/kuairand.yaml
   make_data=("$recsys" data kuairand "$raw" "$data")
+  shorter=(training.epochs=2) # of 3, for the laptop's sake
 else
   data=$demo/simulated
   run=$demo/runs/simulated
   config=$data/config.yaml
   make_data=("$recsys" data simulate "$data" --requests "$requests")
+  shorter=()
 fi
 # What an earlier demo left, and nothing else.
 rm -rf "$data" "$run"
@@ -65,7 +67,8 @@ step "1/7  Is this machine ready?" "$recsys" doctor
 step "2/7  Logs of all surfaces as request tables" "${make_data[@]}"
 step "3/7  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
 step "4/7  One model for all surfaces, trained by two ranks" \
-  torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 "data.root=$data"
+  torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 \
+  "data.root=$data" "${shorter[@]}"
 step "5/7  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
 step "6/7  One artefact per surface, checked against the joint model" "$recsys" export "$run"
 step "7/7  Metrics with intervals, calibration, experts, gradients: one page" "$recsys" report "$run"

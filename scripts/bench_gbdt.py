@@ -24,6 +24,7 @@ import typer
 from recsys.config import Config
 from recsys.config.load import load_config
 from recsys.data.batch import Batch
+from recsys.data.block import LEVELS
 from recsys.data.fit import fit
 from recsys.data.layout import IdColumn, Layout
 from recsys.data.reader import Reader
@@ -57,8 +58,9 @@ class Inputs:
         ]
         numbers = [
             f"{level}.{column.name}"
-            for level in ("request", "candidate")
-            for column in self.layout.numbers_of(level)  # type: ignore[arg-type]
+            for level in LEVELS
+            if level != "history"
+            for column in self.layout.numbers_of(level)
         ]
         self.categories = ["surface", *(column.key for column in self.ids)]
         self.names = [*self.categories, *numbers]

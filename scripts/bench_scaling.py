@@ -29,6 +29,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recsys.processes import environment, python
+
 app = typer.Typer(add_completion=False)
 
 MINUTE = 60.0
@@ -36,13 +38,10 @@ MINUTE = 60.0
 
 def recsys(*arguments: str, world: int = 1) -> dict[str, Any]:
     """Runs a verb as a process, or as several ranks; what it prints, and `process_seconds`."""
-    command = [sys.executable, "-m", "recsys.cli", *arguments, "--json"]
-    if world > 1:
-        ranks = ["--standalone", "--nproc-per-node", str(world), "-m", "--", "recsys.cli"]
-        command = [sys.executable, "-m", "torch.distributed.run", *ranks, *arguments, "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = python("recsys.cli", *arguments, "--json", ranks=world)
+    variables = environment(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     began = time.time()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-3000:]}")
     return {**json.loads(done.stdout), "began": began, "process_seconds": time.time() - began}

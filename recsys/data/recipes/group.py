@@ -8,8 +8,6 @@ are in one file, sorted by user and time.
 import math
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from recsys.config.group import GroupConfig
 from recsys.data.recipes.group_sql import Part, group_sql
 from recsys.errors import UserError
 from recsys.files import whole_folder
-from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
+from recsys.sql import first_line, opened, quoted, text
 
 REQUESTS_A_ROW_GROUP = 8_192
 # Lists under construction cannot be spilled to disk, so a part has to fit. Bytes of a value,
@@ -71,7 +69,7 @@ def group(
     source = f"read_parquet([{', '.join(map(text, files))}], union_by_name = true)"
     time, flags = _expressions(schemas, options)
 
-    with whole_folder(out) as beside, _database(table, memory_limit, threads) as database:
+    with whole_folder(out) as beside, opened(table, memory_limit, threads) as database:
         spill = beside / ".spill"
         database.execute(f"SET temp_directory = {text(spill)}")
         impressions = _check_rows(database, table, source, options)
@@ -170,32 +168,6 @@ def _time_kind(kind: pa.DataType) -> str:
     if not pa.types.is_timestamp(kind):
         return "a number"
     return "a timestamp" if kind.tz is None else "a timestamp with a time zone"
-
-
-@contextmanager
-def _database(
-    table: Path, memory_limit: str | None, threads: int | None
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory; its errors about the data become a `UserError`."""
-    with duckdb.connect() as database:
-        if memory_limit is not None:
-            try:
-                database.execute(f"SET memory_limit = {text(memory_limit)}")
-            except duckdb.Error:
-                raise UserError(f"memory limit {memory_limit}: write it like 4GB") from None
-        if threads is not None:
-            database.execute(f"SET threads = {int(threads)}")
-        try:
-            yield database
-        except duckdb.OutOfMemoryException as error:
-            raise UserError(
-                f"{table}: does not fit in the memory limit: raise it or leave it out "
-                f"({first_line(error)})"
-            ) from None
-        except WRONG_STATEMENT:
-            raise
-        except duckdb.Error as error:
-            raise UserError(f"{table}: not readable: {first_line(error)}") from None
 
 
 def _check_rows(

@@ -21,7 +21,7 @@ from recsys.config.experiment import nearest
 from recsys.data.splits import Split, open_split
 from recsys.errors import UserError
 from recsys.files import whole_folder, write_text
-from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
+from recsys.sql import WRONG_STATEMENT, first_line, opened, quoted, text
 
 SURFACE = "history"
 TASK = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -69,11 +69,9 @@ def unroll(
         raise UserError("evaluation.group: missing; name the column of the users")
     split = open_split(config, "train")
     known = _fields_of_events(split, user, shared)
-    with whole_folder(out) as beside:
-        database, spill = duckdb.connect(), beside / ".spill"
+    with whole_folder(out) as beside, opened(split.url, memory_limit) as database:
+        spill = beside / ".spill"
         database.execute(f"set temp_directory = {text(spill)}")
-        if memory_limit:
-            database.execute(f"set memory_limit = {text(memory_limit)}")
         files = ", ".join(text(file) for file in split.files)
         _read(database, f"read_parquet([{files}])", user)
         summary: dict[str, Any] = {"out": str(out), "splits": {}}
@@ -101,7 +99,6 @@ def unroll(
                     "or histories that are not empty"
                 )
         write_text(beside / "config.yaml", dump_config(configuration(config, out, shared, labels)))
-        database.close()
         shutil.rmtree(spill, ignore_errors=True)
     return summary
 

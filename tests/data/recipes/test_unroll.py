@@ -157,6 +157,13 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
         unroll(config, out, LABELS)
 
 
+def test_a_wrong_memory_limit(tmp_path: Path) -> None:
+    config = write(tmp_path / "log", {user: [events(16, 18)] for user in range(60)})
+    with pytest.raises(UserError, match="memory limit much: write it like 4GB"):
+        unroll(config, tmp_path / "out", LABELS, memory_limit="much")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", ["long_view", "=1", "long_view=", "a b=1"])
 def test_labels_are_task_and_sql(option: str) -> None:
     with pytest.raises(UserError, match=f"--label {option}: write it as TASK=SQL"):

@@ -303,6 +303,10 @@ def calibrate(
     spread: Annotated[
         float, typer.Option(help="Of surfaces around all together, in logits; inf: each by itself.")
     ] = 0.1,
+    scored_by: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Has not seen the data, if a retrained RUN has."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Refits the calibrators alone on fresh data: a new run directory, all else the same."""
@@ -310,7 +314,8 @@ def calibrate(
     from recsys.evaluation.calibrate import print_calibration
     from recsys.run_directory import RunDirectory
 
-    found = calibrate_run(RunDirectory.open(run), data, kind, out, spread=spread)
+    other = RunDirectory.open(scored_by) if scored_by else None
+    found = calibrate_run(RunDirectory.open(run), data, kind, out, spread=spread, scored_by=other)
     _report(found, as_json, lambda console: print_calibration(found, console))
 
 

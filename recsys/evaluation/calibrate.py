@@ -65,18 +65,21 @@ def calibrate(
     out: Path | None = None,
     *,
     spread: float = SPREAD,
+    scored_by: RunDirectory | None = None,
 ) -> dict[str, Any]:
     """Writes a new run directory whose best checkpoint differs from `run`'s in calibrators alone.
 
     Args:
         run: it is not changed.
-        data: a labelled request table that the model was not trained on.
+        data: a labelled request table that the model was not trained on, or `scored_by` was not.
         kind: platt, isotonic or global; by default the run's own, or platt if it has none.
         out: the new run directory; `RUN-calibrated` by default.
         spread: how far a surface's calibrator lies from that of all surfaces, in logits (see
             `recsys.training.refit`); infinite: each is fitted by itself.
+        scored_by: the run whose scores are fitted, by default `run`. For a model that was
+            retrained on every row: one of the same configuration that has not seen `data`.
 
-    Returns `{"run", "out", "checkpoint", "data", "kind", "spread", "cells": {S: {T: {"status",
+    Returns `{"run", "out", "checkpoint", "data", "scored_by", "kind", "spread", "cells": {S: {T: {"status",
     "rows", "positives", "before", "after"}}}}`, which is also its `calibration.json`. Metrics are
     on the rows that were fitted. A cell with nothing to fit on keeps its calibrator, and its status
     says why. Raises `UserError` for wrong input; then nothing is written.
@@ -95,13 +98,16 @@ def calibrate(
         raise UserError(f"{target}: exists already; remove it or choose another --out")
     config = load_config(run.config_file, [f"model.calibration.kind={kind}"])
     scorer = Scorer(run)
-    rows = _scored(scorer, data)
+    if scored_by is not None:
+        _check_same_cells(run, scored_by)
+    rows = _scored(Scorer(scored_by) if scored_by else scorer, data)
     fitted, why = fit_calibrators(scorer.model, config, rows, spread)
     document = {
         "run": str(run.path),
         "out": str(target),
         "checkpoint": found.name,
         "data": data,
+        "scored_by": str(scored_by.path if scored_by else run.path),
         "kind": kind,
         "spread": spread if kind in ("platt", "isotonic") and math.isfinite(spread) else None,
         "cells": _cells(config, scorer.model, fitted, why, rows),
@@ -109,6 +115,25 @@ def calibrate(
     with whole_folder(target) as folder:
         _write(run, RunDirectory(folder), found, config, fitted, document)
     return document
+
+
+def _check_same_cells(run: RunDirectory, other: RunDirectory) -> None:
+    """Raises UserError where the run that scores lacks a surface or a task, or has others."""
+    ours, theirs = (
+        {name: list(each.tasks) for name, each in config.active_surfaces.items()}
+        for config in (run.config, other.config)
+    )
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"--scored-by {other.path}: surface {name} has "
+                f"{_tasks_shown(theirs.get(name))} there and {_tasks_shown(ours.get(name))} in "
+                f"{run.path}; give a run of the same surfaces and tasks"
+            )
+
+
+def _tasks_shown(tasks: list[str] | None) -> str:
+    return "no model" if tasks is None else f"the tasks {', '.join(tasks)}"
 
 
 @torch.inference_mode()

@@ -126,6 +126,38 @@ def test_surfaces_are_near_the_calibrator_of_all(
     assert likes == pytest.approx([1.0] * 3, abs=1e-3)
 
 
+def test_a_retrained_run_takes_what_another_one_shows(
+    run: RunDirectory, simulated_log: Path, tmp_path: Path
+) -> None:
+    """The calibrators are those of the run that scored, in the retrained run's checkpoint."""
+    more = ["model.calibration.kind=platt", "training.seed=2", "data.train=[train, valid]"]
+    config = load_config(
+        simulated_log / "config.yaml", [*SMALL, *more, "training.early_stopping.monitor=none"]
+    )
+    train(config, tmp_path / "retrained")
+    retrained, data = RunDirectory.open(tmp_path / "retrained"), table(simulated_log)
+    alone = calibrate(run, data, out=tmp_path / "alone")
+    found = calibrate(retrained, data, out=tmp_path / "new", scored_by=run)
+    assert (found["run"], found["scored_by"]) == (str(retrained.path), str(run.path))
+    assert found["cells"] == alone["cells"]
+    others, new = tensors_of(newest(tmp_path / "alone")), tensors_of(newest(tmp_path / "new"))
+    old = tensors_of(newest(retrained.path))
+    for name, value in new.items():
+        of = others if ".calibrators." in name or name.startswith("dense.calib") else old
+        assert torch.equal(value, of[name]), name
+
+
+def test_scored_by_a_run_of_other_surfaces_is_refused(
+    run: RunDirectory, simulated_log: Path, tmp_path: Path
+) -> None:
+    more = ["data.surfaces=[home, search]"]
+    train(load_config(simulated_log / "config.yaml", [*SMALL, *more]), tmp_path / "fewer")
+    fewer = RunDirectory.open(tmp_path / "fewer")
+    with pytest.raises(UserError, match=r"--scored-by .*fewer: surface related has no model there"):
+        calibrate(run, table(simulated_log), out=tmp_path / "new", scored_by=fewer)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_calibrated_run_can_be_resumed(
     run: RunDirectory, simulated_log: Path, tmp_path: Path
 ) -> None:

@@ -79,10 +79,10 @@ def calibrate(
         scored_by: the run whose scores are fitted, by default `run`. For a model that was
             retrained on every row: one of the same configuration that has not seen `data`.
 
-    Returns `{"run", "out", "checkpoint", "data", "scored_by", "kind", "spread", "cells": {S: {T: {"status",
-    "rows", "positives", "before", "after"}}}}`, which is also its `calibration.json`. Metrics are
-    on the rows that were fitted. A cell with nothing to fit on keeps its calibrator, and its status
-    says why. Raises `UserError` for wrong input; then nothing is written.
+    Returns `{"run", "out", "checkpoint", "data", "scored_by", "kind", "spread", "cells": {S: {T:
+    {"status", "rows", "positives", "before", "after"}}}}`, which is also its `calibration.json`.
+    Metrics are on the rows that were fitted. A cell with nothing to fit on keeps its calibrator,
+    and its status says why. Raises `UserError` for wrong input; then nothing is written.
     """
     found = checkpoint.best(run.checkpoints)
     if found is None:

@@ -453,7 +453,12 @@ def ablate(
         split=split,
         workers=workers,
     )
-    _report(found, as_json, lambda console: console.print(Markdown(markdown(found))))
+
+    def show(console: Console) -> None:
+        console.print(Markdown(markdown(found, every_surface=False)))
+        console.print(f"each surface: {out / 'ablation.md'}; plots: {out / 'ablation.html'}")
+
+    _report(found, as_json, show)
 
 
 @app.command()

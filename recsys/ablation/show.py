@@ -3,21 +3,26 @@
 from typing import Any
 
 
-def markdown(document: dict[str, Any]) -> str:
-    """Tables of every metric: means and standard deviations over seeds, then differences."""
+def markdown(document: dict[str, Any], *, every_surface: bool = True) -> str:
+    """Tables of every metric: means and standard deviations over seeds, then differences.
+
+    `every_surface`: each surface's tables too, after those of all surfaces together.
+    """
     parts = []
     names = list(document["variants"])
     base = names[0]
-    for metric in document["variants"][base]:
+    for metric, lines in document["variants"][base].items():
         if not any(variant[metric] for variant in document["variants"].values()):
             continue
         title = f"{heading(metric)}, {document['split']} split, {seeds(document)}"
-        parts.append(f"## {title}\n")
-        parts.append(_table(document, metric, _value))
-        if len(names) > 1:
-            parts.append(f"\nDifference from “{base}”, paired by seed, 95 %:\n")
-            parts.append(_table(document, metric, _difference, names[1:]))
-        parts.append("")
+        surfaces = list(dict.fromkeys(line["surface"] for line in lines))
+        for surface in surfaces if every_surface else surfaces[:1]:
+            parts.append(f"## {title}: {surface}\n")
+            parts.append(_table(document, metric, surface, _value))
+            if len(names) > 1:
+                parts.append(f"\nDifference from “{base}”, paired by seed, 95 %:\n")
+                parts.append(_table(document, metric, surface, _difference, names[1:]))
+            parts.append("")
     if document["composition"]:
         parts += ["## Do MMoE and history gain more together than apart?\n", _together(document)]
     return "\n".join(parts).rstrip() + "\n"
@@ -34,22 +39,21 @@ def seeds(document: dict[str, Any]) -> str:
     return f"mean of {len(found)} seeds" if len(found) > 1 else f"seed {found[0]}"
 
 
-def _table(document: dict[str, Any], metric: str, show: Any, names: list[str] | None = None) -> str:
-    variants = document["variants"]
-    columns = list(
-        dict.fromkeys(
-            (line["surface"], line["task"])
-            for variant in variants.values()
-            for line in variant[metric]
-        )
-    )
-    lines = [
-        "| variant | " + " | ".join(f"{surface} {task}" for surface, task in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
+def _table(
+    document: dict[str, Any],
+    metric: str,
+    surface: str,
+    show: Any,
+    names: list[str] | None = None,
+) -> str:
+    variants = {
+        name: {line["task"]: line for line in variant[metric] if line["surface"] == surface}
+        for name, variant in document["variants"].items()
+    }
+    tasks = list(dict.fromkeys(task for variant in variants.values() for task in variant))
+    lines = ["| variant | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for name in names or variants:
-        found = {(line["surface"], line["task"]): line for line in variants[name][metric]}
-        row = [show(found.get(column)) for column in columns]
+        row = [show(variants[name].get(task)) for task in tasks]
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 

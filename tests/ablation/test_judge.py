@@ -95,7 +95,7 @@ def test_one_seed_has_no_interval_and_equal_ones_have_no_width() -> None:
 
 def test_as_markdown() -> None:
     text = markdown({"split": "test", "seeds": [1, 2], **summarise(JUDGED)})
-    assert "## AUC, test split, mean of 2 seeds" in text
+    assert "## AUC, test split, mean of 2 seeds: all" in text
     assert "| MMoE + history | 0.8100 ± 0.0141 |" in text
     assert "| shared bottom | -0.1100 (" in text
     assert "| merged logs | AUC | click | +0.0250 (" in text
@@ -104,3 +104,7 @@ def test_as_markdown() -> None:
     assert "FIELD" not in text  # these metrics have none
     assert "Field" not in text
     assert "a model a surface" not in text
+    assert "seeds: home" in text
+    brief = markdown({"split": "test", "seeds": [1, 2], **summarise(JUDGED)}, every_surface=False)
+    assert "seeds: home" not in brief
+    assert set(brief.splitlines()) < set(text.splitlines())

@@ -12,7 +12,7 @@ from recsys.errors import UserError
 from tests.model.requests import random_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {"kuairand_pretrained": "kuairand", "two_ranks": "simulated"}
+CONFIGS = {"two_ranks": "kuairand"}
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 
 

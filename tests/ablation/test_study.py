@@ -12,12 +12,11 @@ from recsys.errors import UserError
 from tests.model.requests import random_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {"two_ranks": "kuairand"}
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 
 
 def config_of(study: Path) -> Path:
-    return ROOT / "configs" / f"{CONFIGS.get(study.stem, study.stem)}.yaml"
+    return ROOT / "configs" / f"{study.stem}.yaml"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from itertools import accumulate, cycle
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.config import Config
 from recsys.data import order
@@ -154,6 +155,8 @@ class Reader:
                 for number in window.row_groups:
                     place = source.place(number)
                     builder.add(flatten(next(tables), self._chosen, place), place)
+                # Arrow's allocator keeps what is freed, and the more of it the longer an epoch is.
+                pa.default_memory_pool().release_unused()
                 block, rows = builder.block(), window.rows()
                 if self._rates is not None:
                     rows, before = _sampled(

@@ -51,7 +51,7 @@ if [ -n "$raw" ]; then
   run=$demo/runs/kuairand
   config=configs/kuairand.yaml
   make_data=("$recsys" data kuairand "$raw" "$data")
-  shorter=(training.epochs=2) # of 3, for the laptop's sake
+  shorter=(training.epochs=1) # of 3, for the laptop's sake
 else
   data=$demo/simulated
   run=$demo/runs/simulated

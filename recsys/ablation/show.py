@@ -11,8 +11,9 @@ def markdown(document: dict[str, Any], *, every_surface: bool = True) -> str:
     parts = []
     names = list(document["variants"])
     base = names[0]
-    for metric, lines in document["variants"][base].items():
-        if not any(variant[metric] for variant in document["variants"].values()):
+    for metric in document["variants"][base]:
+        lines = [line for variant in document["variants"].values() for line in variant[metric]]
+        if not lines:
             continue
         title = f"{heading(metric)}, {document['split']} split, {seeds(document)}"
         surfaces = list(dict.fromkeys(line["surface"] for line in lines))

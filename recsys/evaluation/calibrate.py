@@ -118,7 +118,10 @@ def calibrate(
 
 
 def _check_same_cells(run: RunDirectory, other: RunDirectory) -> None:
-    """Raises UserError where the run that scores lacks a surface or a task, or has others."""
+    """Raises UserError unless the run that scores has the same surfaces and tasks in one order.
+
+    Scored rows name both by their place in the configuration.
+    """
     ours, theirs = (
         {name: list(each.tasks) for name, each in config.active_surfaces.items()}
         for config in (run.config, other.config)
@@ -130,6 +133,12 @@ def _check_same_cells(run: RunDirectory, other: RunDirectory) -> None:
                 f"{_tasks_shown(theirs.get(name))} there and {_tasks_shown(ours.get(name))} in "
                 f"{run.path}; give a run of the same surfaces and tasks"
             )
+    if list(ours) != list(theirs) or run.config.tasks != other.config.tasks:
+        raise UserError(
+            f"--scored-by {other.path}: lists its surfaces {', '.join(theirs)} and its tasks "
+            f"{', '.join(other.config.tasks)}, in another order than {run.path}; give a run of "
+            "the same configuration"
+        )
 
 
 def _tasks_shown(tasks: list[str] | None) -> str:

@@ -93,6 +93,12 @@ def test_one_seed_has_no_interval_and_equal_ones_have_no_width() -> None:
     assert interval([0.1, 0.1]) == {"mean": 0.1, "low": 0.1, "high": 0.1}
 
 
+def test_a_surface_that_the_first_variant_lacks_is_shown() -> None:
+    fewer = [{**metrics(0.8), "surfaces": {}}]
+    text = markdown({"split": "test", "seeds": [1], **summarise({"a": fewer, "b": [metrics(0.7)]})})
+    assert "## AUC, test split, seed 1: home" in text
+
+
 def test_as_markdown() -> None:
     text = markdown({"split": "test", "seeds": [1, 2], **summarise(JUDGED)})
     assert "## AUC, test split, mean of 2 seeds: all" in text

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from recsys.config import load_config
 from recsys.errors import UserError
@@ -156,6 +157,17 @@ def test_scored_by_a_run_of_other_surfaces_is_refused(
     with pytest.raises(UserError, match=r"--scored-by .*fewer: surface related has no model there"):
         calibrate(run, table(simulated_log), out=tmp_path / "new", scored_by=fewer)
     assert not (tmp_path / "new").exists()
+
+
+def test_scored_by_a_run_in_another_order_is_refused(run: RunDirectory, tmp_path: Path) -> None:
+    """A row's surface is a number: those of two orders must not be taken for each other."""
+    other = RunDirectory(tmp_path / "turned")
+    other.path.mkdir()
+    document = yaml.safe_load(run.config_file.read_text())
+    document["surfaces"] = dict(reversed(document["surfaces"].items()))
+    other.config_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with pytest.raises(UserError, match=r"--scored-by .*turned: lists its surfaces .* in another"):
+        calibrate(run, "unread", out=tmp_path / "new", scored_by=other)
 
 
 def test_a_calibrated_run_can_be_resumed(

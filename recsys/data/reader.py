@@ -19,7 +19,7 @@ from recsys.data.encode import BlockBuilder
 from recsys.data.encoding import table_encoders
 from recsys.data.faults import UnknownIds, UnseenSurfaces
 from recsys.data.layout import Layout
-from recsys.data.rowgroups import RowGroups
+from recsys.data.rowgroups import SHUFFLED_FILES, RowGroups
 from recsys.data.schema import check_split, projection
 from recsys.data.splits import Split, open_split
 from recsys.data.statistics import Statistics
@@ -102,6 +102,7 @@ class Reader:
             row_groups=config.data.shuffle_row_groups,
             shuffle=shuffle,
         )
+        self._open_files = SHUFFLED_FILES if shuffle else 1
         everything = [[0, self._order.total]]
         self._remaining = order.share(everything if remaining is None else remaining, rank, world)
         last = self._remaining[-1][1] if self._remaining else 0
@@ -147,7 +148,9 @@ class Reader:
         numbers = [number for window in windows for number in window.row_groups]
         before = 0
         with (
-            RowGroups(self.split, self._chosen, self._unknown, self._unseen) as source,
+            RowGroups(
+                self.split, self._chosen, self._unknown, self._unseen, self._open_files
+            ) as source,
             Background(map(source.table, numbers), 1, "recsys-row-groups") as tables,
         ):
             for window, builder in zip(windows, builders, strict=False):

@@ -4,19 +4,22 @@ from collections import OrderedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from recsys.data.columns import Columns, flatten
 from recsys.data.faults import Fault, Place, UnknownIds, UnseenSurfaces
 from recsys.data.schema import Projection, leaf_columns, string_columns
 from recsys.data.splits import Split, readable
 
-# Row groups are read in a random order of files; a few files stay open.
-OPEN_FILES = 16
+# How many files stay open where row groups are read in a random order of files. An open file costs
+# the memory of its footer, some MiB.
+SHUFFLED_FILES = 16
 
 
 class RowGroups:
     """The chosen columns of the row groups of a split; a context manager, for use in one thread.
 
+    The `open_files` read last stay open: one is enough where row groups are read in their order.
     With `unknown`, ids that no table knows are counted there and are no faults; with `unseen`,
     neither are surfaces that the configuration does not have, if it names a fallback.
     """
@@ -27,11 +30,13 @@ class RowGroups:
         chosen: Projection,
         unknown: UnknownIds | None = None,
         unseen: UnseenSurfaces | None = None,
+        open_files: int = 1,
     ) -> None:
         self.split = split
         self.chosen = chosen
         self.unknown = unknown
         self.unseen = unseen
+        self.open_files = open_files
         self._open: OrderedDict[int, tuple[pq.ParquetFile, list[str]]] = OrderedDict()
 
     def columns(self, number: int, place: Place) -> Columns:
@@ -66,16 +71,20 @@ class RowGroups:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        source = self.split.filesystem.open_input_file(self.split.files[number])
-        parquet = pq.ParquetFile(source, pre_buffer=True)
+        while len(self._open) >= self.open_files:
+            self._open.popitem(last=False)[1][0].close(force=True)
+        filesystem = self.split.filesystem
+        source = filesystem.open_input_file(self.split.files[number])
+        # Few large reads, which stay in memory until the next row group of the file: for the
+        # latency of a network.
+        remote = not isinstance(filesystem, fs.LocalFileSystem)
+        parquet = pq.ParquetFile(source, pre_buffer=remote)
         columns = leaf_columns(parquet, self.chosen)
         strings = string_columns(parquet.schema, columns, self.chosen)
         if strings:
             # Which columns are strings is known only once the footer is read.
             parquet = pq.ParquetFile(
-                source, metadata=parquet.metadata, read_dictionary=strings, pre_buffer=True
+                source, metadata=parquet.metadata, read_dictionary=strings, pre_buffer=remote
             )
         self._open[number] = parquet, columns
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1][0].close(force=True)
         return parquet, columns

@@ -74,6 +74,8 @@ def measure(
         step: Called with a name before each pass.
     """
     slicings = [everything(), by_surface(rows), *segments]
+    names = [each.name for each in (*slicings, *([days] if days else []))]
+    assert len(set(names)) == len(names), f"sums are kept by name, so no slicing twice: {names}"
     slices = sum(len(each.labels) for each in slicings)
     most = int(np.clip(SCORE_BYTES / (slices * buckets * 8), 64, MOST_BINS))
     found = Measured(active=np.zeros(buckets, bool))

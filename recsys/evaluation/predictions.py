@@ -197,8 +197,10 @@ def evaluate_predictions(
     from recsys.evaluation.fields import field_ece
     from recsys.evaluation.measure import measure
     from recsys.evaluation.rows import PredictionRows
+    from recsys.evaluation.slices import segment_names
     from recsys.evaluation.slices import segments as segments_of
 
+    segments = segment_names(segments)
     with PredictionRows(path, tasks, surfaces) as rows:
         cuts = [segments_of([rows], column) for column in segments]
         measured = measure(rows, cuts, buckets=1, top=top)

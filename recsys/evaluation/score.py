@@ -26,6 +26,7 @@ from recsys.evaluation.predictions import (
     PredictionsWriter,
     evaluate_predictions,
 )
+from recsys.evaluation.slices import segment_names
 from recsys.model.unified import Logits, UnifiedModel, build_model
 from recsys.run_directory import RunDirectory
 from recsys.training import checkpoint
@@ -146,6 +147,7 @@ def evaluate(
     """
     if split not in ("train", "valid", "test"):
         raise UserError(f"--split {split}: is train, valid or test")
+    segments = segment_names(run.config.evaluation.segments, segments)  # before what takes long
     scorer = Scorer(run, surface)
     folder = run.predictions / (split if surface is None else f"{split}-{surface}")
     config = scorer.config
@@ -164,7 +166,7 @@ def evaluate(
         surfaces=surfaces,
         top=options.hit_at,
         fields=["surface", *options.fields, *fields],
-        segments=[*options.segments, *segments],
+        segments=segments,
     )
     return {**metrics, "split": split}
 

@@ -22,6 +22,9 @@ COUNTS = (0, 4, 9, 19, 49, 99, 199, 499, 999)
 HISTORY_LENGTH = "history_length"
 KNOWN_GROUP = "known_group"
 
+# Slicings that are always there; figures are kept by the name of their slicing.
+TAKEN = ("all", "surface", "surface day")
+
 MS_A_DAY = 86_400_000
 
 
@@ -42,6 +45,17 @@ def everything() -> Slicing:
 def by_surface(rows: PredictionRows) -> Slicing:
     """A slice a surface."""
     return Slicing("surface", tuple(rows.surfaces), quoted(SURFACE))
+
+
+def segment_names(*lists: Sequence[str]) -> list[str]:
+    """The columns of the lists, each once; raises `UserError` for the name of another slicing."""
+    columns = list(dict.fromkeys(name for each in lists for name in each))
+    for name in columns:
+        if name in TAKEN:
+            raise UserError(
+                f"--segment {name} (evaluation.segments): is always reported; name another column"
+            )
+    return columns
 
 
 def segments(tables: Sequence[PredictionRows], column: str) -> Slicing:

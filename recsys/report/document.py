@@ -14,6 +14,7 @@ from recsys.evaluation.slices import (
     KNOWN_GROUP,
     Slicing,
     by_day,
+    segment_names,
     segments,
 )
 from recsys.report.figures import Judged, table_of
@@ -110,7 +111,7 @@ def _segments(systems: Sequence[System], cuts: Sequence[str]) -> list[Slicing]:
     runs = [each.run for each in systems if each.run]
     configured = [name for run in runs for name in run.config.evaluation.segments]
     there = [n for n in configured if all(n in table.schema.names for table in tables)]
-    return [segments(tables, name) for name in dict.fromkeys((*own, *there, *cuts))]
+    return [segments(tables, name) for name in segment_names(own, there, cuts)]
 
 
 def _system(

@@ -16,7 +16,7 @@ from recsys.evaluation.metrics import field_ece as plain_field_ece
 from recsys.evaluation.predictions import PredictionsWriter, evaluate_predictions
 from recsys.evaluation.ranking import RankedSlice
 from recsys.evaluation.rows import PredictionRows
-from recsys.evaluation.slices import by_day
+from recsys.evaluation.slices import by_day, by_surface
 
 
 def sample(count=4_000, seed=0, users=200):
@@ -177,6 +177,21 @@ def test_segments_are_slices_of_the_rows(table):
     assert max(quintiles) < 1.1 * min(quintiles)
     with pytest.raises(UserError, match=r"--segment countr: .*did you mean country\?"):
         evaluate_predictions(folder, segments=["countr"])
+
+
+def test_a_segment_named_twice_counts_rows_once(table):
+    _, folder = table
+    once = evaluate_predictions(folder, segments=["country"])
+    assert evaluate_predictions(folder, segments=["country", "country"]) == once
+    with PredictionRows(folder) as opened, pytest.raises(AssertionError, match="no slicing twice"):
+        measure(opened, [by_surface(opened)])
+
+
+@pytest.mark.parametrize("name", ["all", "surface", "surface day"])
+def test_a_segment_cannot_have_the_name_of_another_slicing(table, name):
+    _, folder = table
+    with pytest.raises(UserError, match=rf"--segment {name} \(evaluation\.segments\): is always"):
+        evaluate_predictions(folder, segments=[name])
 
 
 def test_days_are_surface_by_date(table):

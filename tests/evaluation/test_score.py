@@ -202,6 +202,8 @@ def test_evaluating_again_replaces_the_table(run: RunDirectory, evaluated: dict)
 def test_what_does_not_exist(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--split tset: is train, valid or test"):
         evaluate(run, "tset", show=False)
+    with pytest.raises(UserError, match=r"--segment surface .*: is always reported"):
+        evaluate(run, "test", show=False, segments=["surface"])
     with pytest.raises(UserError) as caught:
         Scorer(run, "serch")
     assert str(caught.value) == (f"--surface serch: not in {run.config_file}; did you mean search?")

@@ -226,6 +226,8 @@ def test_wrong_input(tables, tmp_path):
         report(tables, out, top=[0])
     with pytest.raises(UserError, match=r"--segment agee: .*did you mean age\?"):
         report(tables, out, segments=["agee"])
+    with pytest.raises(UserError, match=r"--segment surface .*: is always reported"):
+        report(tables, out, segments=["surface"])
     with pytest.raises(UserError, match="--field surface: is always reported"):
         report(tables[:1], out, fields=["surface"])
     with pytest.raises(UserError, match="nothing to report on"):

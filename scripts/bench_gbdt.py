@@ -7,8 +7,8 @@ The inputs are those of the trunk, read as training reads them: numbers raw, an 
 table – a category where the table has at most `--categories` rows, else left out, because trees
 memorise long lists of ids – and the surface. Histories and lists of ids are no inputs of trees.
 Trees are added until the valid days are ranked no better. Writes the predictions tables OUT/valid
-and OUT/test, which `recsys report` compares pairwise with a run's. Negatives that a log has dropped
-(`negative_sampling`) are not corrected for.
+and OUT/test, which `recsys report` compares pairwise with a run's; of a log that has dropped
+negatives (`negative_sampling`) with the same weights, and probabilities for the whole traffic.
 """
 
 import json
@@ -29,7 +29,14 @@ from recsys.data.fit import fit
 from recsys.data.layout import IdColumn, Layout
 from recsys.data.reader import Reader
 from recsys.data.statistics import Statistics
-from recsys.evaluation.predictions import LABEL, LOGIT, PredictionsWriter, evaluate_predictions
+from recsys.evaluation.metrics import weights
+from recsys.evaluation.predictions import (
+    LABEL,
+    LOGIT,
+    WEIGHT,
+    PredictionsWriter,
+    evaluate_predictions,
+)
 
 PARAMETERS = {
     "objective": "binary",
@@ -132,13 +139,19 @@ def write(inputs: Inputs, folder: Path, logits: np.ndarray, data: Any) -> None:
     config, (_, labels, columns) = inputs.config, data
     group = config.evaluation.group
     names = columns["surface"].to_numpy(zero_copy_only=False)
+    surfaces, surface = np.unique(names, return_inverse=True)
     found = {name: columns[name] for name in ("request_id", "candidate", "surface", "time")}
     found["group"] = columns[group] if group else pa.nulls(len(columns))
     for t, task in enumerate(config.tasks):
         lacks = ~np.isin(names, [s for s, each in config.surfaces.items() if task in each.tasks])
-        found[task] = np.ma.masked_array(1 / (1 + np.exp(-logits[:, t])), mask=lacks)
+        kept = [config.surfaces[s].negative_sampling.get(task, 1.0) for s in surfaces]
+        rates = np.array(kept)[surface]
+        probability = 1 / (1 + np.exp(-logits[:, t] - np.log(rates)))
+        found[task] = np.ma.masked_array(probability, mask=lacks)
         found[LOGIT + task] = np.ma.masked_array(logits[:, t], mask=lacks)
         found[LABEL + task] = np.ma.masked_array(labels[:, t], mask=lacks)
+        if (rates < 1).any():
+            found[WEIGHT + task] = weights(labels[:, t], rates)
     found |= {name: columns[name] for name in config.evaluation.keep if name not in found}
     with PredictionsWriter(folder, replace=True) as writer:
         writer.append(found)

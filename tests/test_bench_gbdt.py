@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -23,7 +24,8 @@ def test_a_row_for_each_candidate_that_the_report_can_read(
 ) -> None:
     config = simulated_log / "config.yaml"
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), str(config), str(out), "--json"]
+    kept = "surfaces.home.negative_sampling={click: 0.25}"
+    command = [sys.executable, str(SCRIPT), str(config), str(out), "--set", kept, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     summary = json.loads(found.stdout)
@@ -40,4 +42,10 @@ def test_a_row_for_each_candidate_that_the_report_can_read(
             if label is not None and score is not None
         ]
         labels, scores = zip(*known, strict=True)
-        assert each["test"]["auc"] == pytest.approx(roc_auc_score(labels, scores))
+        if task != "click":
+            assert each["test"]["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    home = np.array(table["surface"]) == "home"
+    label, weight = (np.array(table[f"{name}.click"]) for name in ("label", "weight"))
+    assert np.array_equal(weight, np.where(home & (label == 0), 4.0, 1.0))
+    odds = np.exp(np.array(table["logit.click"])) * np.where(home, 0.25, 1.0)
+    assert np.allclose(table["click"], odds / (1 + odds))

@@ -182,7 +182,9 @@ def _difference(
     baseline: Judged, other: Judged, common: Common, slicings: Sequence[Slicing]
 ) -> dict[str, Any]:
     def tasks(slicing: str, label: str) -> dict[str, Any]:
-        keys = ((slicing, label, task) for task in common.tasks)
+        # Over other rows, a difference would be one of the rows and not of the systems.
+        chosen = common.tasks if slicing == "surface" else common.pooled
+        keys = ((slicing, label, task) for task in chosen)
         return {
             key[2]: other.difference(baseline, key)
             for key in keys
@@ -192,10 +194,9 @@ def _difference(
     return {
         "notes": common.notes,
         "surfaces": {name: {"tasks": tasks("surface", name)} for name in common.surfaces},
-        # Over other rows, a difference would be one of the rows and not of the systems.
-        "all": {"tasks": tasks("all", "all") if common.everything else {}},
+        "all": {"tasks": tasks("all", "all")},
         "segments": {
             each.name: {label: {"tasks": tasks(each.name, label)} for label in each.labels}
-            for each in (slicings if common.everything else ())
+            for each in (slicings if common.pooled else ())
         },
     }

@@ -1,8 +1,10 @@
 """Whether two tables are predictions of the same rows, which a paired comparison needs."""
 
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from recsys.errors import UserError
+from recsys.evaluation.files import LABEL, WEIGHT
 from recsys.evaluation.rows import PredictionRows
 from recsys.sql import text
 
@@ -15,15 +17,16 @@ class Common:
 
     surfaces: list[str]
     tasks: list[str]
-    everything: bool  # whether neither has a surface that the other lacks
+    pooled: list[str]  # the tasks that both predict on the same surfaces
     notes: list[str]
 
 
 def common_rows(one: PredictionRows, other: PredictionRows) -> Common:
     """The surfaces and tasks on which the tables can be compared.
 
-    Raises `UserError` if a surface that both have has other rows, groups or labels in one of them;
-    it names the first row. Takes one pass of each: rows are compared by sums of 64-bit hashes.
+    Raises `UserError` if a surface that both have has other rows, groups, labels, weights or
+    predicted rows in one of them; it names the first row. Takes one pass of each: rows are compared
+    by sums of 64-bit hashes.
     """
     for table in (one, other):
         if "candidate" not in table.schema.names:
@@ -44,59 +47,97 @@ def common_rows(one: PredictionRows, other: PredictionRows) -> Common:
             f"{other.path}: has the surfaces {', '.join(other.surfaces)}, {one.path} has "
             f"{', '.join(one.surfaces)}: none in common, so there is nothing to compare"
         )
+    notes, pooled = [], dict.fromkeys(tasks, set(ours) == set(theirs))
     for surface in surfaces:
-        for at, what in enumerate(["rows", "groups", *(f"labels of {task}" for task in tasks)]):
-            if ours[surface][at] != theirs[surface][at]:
-                _explain(one, other, surface, what, tasks)
-    notes = []
+        for task, column in ours[surface]:
+            # A task that one of them does not predict here is in no difference of the surface.
+            alone = [table for table in (one, other) if task and not table.has(surface, task)]
+            if not alone and ours[surface][task, column] != theirs[surface][task, column]:
+                _explain(one, other, surface, task, column)
+            if len(alone) == 1 and column == task:
+                pooled[task] = False
+                notes.append(f"{alone[0].path} has no {task} of {surface}: not compared")
     for table, mine, rest in ((one, ours, theirs), (other, theirs, ours)):
-        alone = [name for name in mine if name not in rest]
-        if alone:
-            notes.append(f"only {table.path} has {', '.join(alone)}: not compared")
+        only = [name for name in mine if name not in rest]
+        if only:
+            notes.append(f"only {table.path} has {', '.join(only)}: not compared")
         more = [task for task in table.tasks if task not in tasks]
         if more:
             notes.append(f"only {table.path} has {', '.join(more)}: not compared")
-    return Common(surfaces, tasks, set(ours) == set(theirs), notes)
+    return Common(surfaces, tasks, [task for task in tasks if pooled[task]], notes)
 
 
-def _sums(table: PredictionRows, tasks: list[str]) -> dict[str, tuple]:
-    """Surface → (rows and their hash, hash of groups, hash of the labels of each task)."""
-    group = f'hash({ROW}, "group"::VARCHAR)'
-    parts = [f"(count(*), sum(hash({ROW})::HUGEINT))", f"sum({group}::HUGEINT)"]
-    parts += [f"sum(hash({ROW}, {table.label(task)})::HUGEINT)" for task in tasks]
+def _columns(table: PredictionRows, task: str) -> dict[str, tuple[str, str]]:
+    """What must be equal for a task: column → (value, of which rows) in SQL.
+
+    Without a task: the rows, by no column, and their groups.
+    """
+    if not task:
+        return {"": ("true", "true"), "group": ('"group"::VARCHAR', "true")}
+    p, y = table.probability(task), table.label(task)
+    known = f"({y}) IS NOT NULL"
+    return {
+        LABEL + task: (y, "true"),
+        task: (f"({p}) IS NULL", known),
+        # Systems may write other floats.
+        WEIGHT + task: (f"({table.weight(task)})::FLOAT", f"{known} AND ({p}) IS NOT NULL"),
+    }
+
+
+def _sums(table: PredictionRows, tasks: list[str]) -> dict[str, dict[tuple[str, str], Any]]:
+    """Surface → (task, column) → the sum of the hashes of its rows and values."""
+    names, parts = [], []
+    for task in ("", *tasks):
+        for column, (value, where) in _columns(table, task).items():
+            names.append((task, column))
+            parts.append(f"sum(hash({ROW}, {value})::HUGEINT) FILTER ({where})")
     found = table.query(f"SELECT surface::VARCHAR, {', '.join(parts)} FROM rows GROUP BY 1")
-    return {surface: tuple(sums) for surface, *sums in found}
+    return {surface: dict(zip(names, sums, strict=True)) for surface, *sums in found}
 
 
 def _explain(
-    one: PredictionRows, other: PredictionRows, surface: str, what: str, tasks: list[str]
-) -> None:
+    one: PredictionRows, other: PredictionRows, surface: str, task: str, column: str
+) -> NoReturn:
     """Raises `UserError` that names the first row that differs."""
-    label = next((task for task in tasks if what == f"labels of {task}"), None)
-    columns = [ROW]
-    if what == "groups":
-        columns.append('"group"::VARCHAR')
-    if label:
-        columns.append(one.label(label))
-    selected = ", ".join(columns)
+    weighted = column == WEIGHT + task
     for table, rest in ((other, one), (one, other)):
-        where = f"WHERE surface = {text(surface)}"
+        (value, where), (theirs, there) = (_columns(t, task)[column] for t in (table, rest))
+        own = f"surface::VARCHAR = {text(surface)}"
         alone = (
-            f"SELECT {selected} FROM rows {where} "
-            f"EXCEPT ALL SELECT {selected} FROM {rest.source} {where}"
+            f"SELECT {ROW}, {value} FROM rows WHERE {own} AND {where} "
+            f"EXCEPT ALL SELECT {ROW}, {theirs} FROM {rest.source} WHERE {own} AND {there}"
         )
+        if column == task:  # that it is null says more than that it is not
+            alone = f"SELECT * FROM ({alone}) AS found(request, candidate, lacks) WHERE lacks"
         found = table.query(f"SELECT *, count(*) OVER () FROM ({alone}) ORDER BY ALL LIMIT 1")
-        if found:
-            request, candidate, *_, count = found[0]
-            row = f"request_id {request}, candidate {candidate}"
-            if what == "rows":
-                raise UserError(
-                    f"{table.path}: surface {surface}: {count:,} rows are not in {rest.path}, for "
-                    f"example {row}; predict the same rows with both"
-                )
-            column = f"column label.{label}" if label else "column group"
+        if not found:
+            continue
+        request, candidate, shown, count = found[0]
+        row = f"request_id {request}, candidate {candidate}"
+        if not column:
             raise UserError(
-                f"{table.path}: {column}, surface {surface}: differs from {rest.path} in "
-                f"{count:,} rows, for example {row}; predict the same table with both"
+                f"{table.path}: surface {surface}: {count:,} rows are not in {rest.path}, for "
+                f"example {row}; predict the same rows with both"
             )
-    raise AssertionError(f"{what} of {surface} differ in their sums, but no row does")
+        where = f"{table.path}: column {column}, surface {surface}: "
+        if column == task:
+            raise UserError(
+                f"{where}null in {count:,} rows that {rest.path} has a probability of, for "
+                f"example {row}; predict the same rows with both"
+            )
+        if weighted and not (table.weighted(task) and rest.weighted(task)):
+            lacks, has = (rest, table) if table.weighted(task) else (table, rest)
+            raise UserError(
+                f"{lacks.path}: has no column {column}, so its rows weigh 1, but {count:,} of "
+                f"surface {surface} weigh otherwise in {has.path}, for example {row}; write that "
+                f"table's {column} into this one, by request_id and candidate, and probabilities "
+                "for the traffic before negatives were dropped"
+            )
+        value = f", which weighs {shown:g} here" if weighted else ""
+        same = (
+            "write the same weights into both" if weighted else "predict the same table with both"
+        )
+        raise UserError(
+            f"{where}differs from {rest.path} in {count:,} rows, for example {row}{value}; {same}"
+        )
+    raise AssertionError(f"{column or 'rows'} of {surface} differ in their sums, but no row does")

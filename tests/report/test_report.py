@@ -186,6 +186,22 @@ def test_without_logits_there_is_no_before(tmp_path):
     assert "ece_raw" not in system["surfaces"]["home"]["tasks"]["click"]
 
 
+def test_a_difference_is_of_surfaces_that_both_predict(tmp_path):
+    wider = predictions(noise=1.0)
+    wider["like"] = wider["like"].data
+    paths = [write(tmp_path / "one", predictions()), write(tmp_path / "wider", wider)]
+    document = report(paths, tmp_path / "out.html", segments=["age"], count=100)
+    [found] = document["differences"]
+    assert found["notes"] == [f"{paths[0]} has no like of search: not compared"]
+    assert set(found["all"]["tasks"]) == {"click"}
+    assert {task for each in found["segments"]["age"].values() for task in each["tasks"]} == {
+        "click"
+    }
+    assert set(found["surfaces"]["home"]["tasks"]) == {"click", "like"}
+    assert set(found["surfaces"]["search"]["tasks"]) == {"click"}
+    page_of(document)
+
+
 def test_one_class_and_unknown_slices_are_null(tmp_path):
     data = predictions()
     data["label.click"] = np.where(data["surface"] == "search", 0.0, data["label.click"])

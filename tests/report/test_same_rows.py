@@ -30,14 +30,14 @@ def test_other_scores_in_another_order_are_the_same_rows(compare):
     found = compare({name: values[order] for name, values in data.items()})
     assert found.surfaces == ["home", "search"]
     assert found.tasks == ["click", "like"]
-    assert found.everything
+    assert found.pooled == ["click", "like"]
     assert found.notes == []
 
 
 def test_types_of_ids_do_not_matter(compare):
     data = predictions()
     data["request_id"] = [str(i) for i in data["request_id"]]
-    assert compare(data).everything
+    assert compare(data).pooled == ["click", "like"]
 
 
 def test_missing_rows(compare):
@@ -72,11 +72,58 @@ def test_other_labels_and_groups(compare, column, named):
         compare(data)
 
 
+def test_rows_without_a_prediction(compare):
+    """Their difference would be one of the rows: those that are hard may be left out."""
+    data = predictions()
+    data["click"] = np.ma.array(data["click"], mask=np.arange(len(data["click"])) % 5 == 0)
+    message = (
+        r"other: column click, surface home: null in \d+ rows that .*one has a probability of,"
+    )
+    with pytest.raises(UserError, match=message):
+        compare(data)
+    # Of a row without a label there is nothing to compare.
+    data["label.click"] = np.where(data["click"].mask, np.nan, data["label.click"])
+    with pytest.raises(UserError, match=r"other: column label\.click, surface home: differs"):
+        compare(data)
+
+
+def test_other_weights(compare, tmp_path):
+    data = predictions()
+    weight = np.where(data["label.click"] == 0, 1 / 0.3, 1.0)
+    with pytest.raises(
+        UserError, match=r"one: has no column weight\.click, .* in .*other, for exa"
+    ):
+        compare(data | {"weight.click": weight})
+    shutil.rmtree(tmp_path / "one")
+    write(tmp_path / "one", data | {"weight.click": weight.astype(np.float32)})
+    assert compare(data | {"weight.click": weight}).pooled == ["click", "like"]
+    with pytest.raises(
+        UserError, match=r"other: has no column weight\.click, .*write that table's"
+    ):
+        compare(data)
+    weight[17] = 2.0
+    message = (
+        r"other: column weight\.click, .* differs from .* in 1 rows, .* which weighs 2 here; wr"
+    )
+    with pytest.raises(UserError, match=message):
+        compare(data | {"weight.click": weight})
+
+
+def test_a_task_that_one_alone_predicts_on_a_surface_is_not_compared_there(compare, tmp_path):
+    data = predictions()
+    data["like"] = np.ma.getdata(data["like"])
+    found = compare(data)
+    assert (found.surfaces, found.tasks, found.pooled) == (
+        ["home", "search"], ["click", "like"], ["click"]
+    )  # fmt: skip
+    assert found.notes == [f"{tmp_path / 'one'} has no like of search: not compared"]
+
+
 def test_a_surface_and_a_task_of_one_alone_are_left_out_with_a_word(compare):
     data = {k: v for k, v in predictions().items() if not k.endswith("like")}
     home = data["surface"] == "home"
     found = compare({name: values[home] for name, values in data.items()})
-    assert (found.surfaces, found.tasks, found.everything) == (["home"], ["click"], False)
+    assert (found.surfaces, found.tasks, found.pooled) == (["home"], ["click"], [])
     assert [note.split("only ")[1].split()[2:] for note in found.notes] == [
         ["search:", "not", "compared"],
         ["like:", "not", "compared"],

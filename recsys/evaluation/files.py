@@ -51,24 +51,32 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def common_schema(files: list[Path], required: Sequence[str] = KEYS) -> pa.Schema:
-    """The first file's schema; every file has the `required` columns and there is a row."""
-    rows, schemas = 0, []
+    """Every column that a file has; all files have the `required` ones, and there is a row.
+
+    A file may lack any other column, and have it all null: then its rows are null there.
+    """
+    rows, found, first = 0, dict[str, pa.Field](), None
     for path in files:
         with readable(path), pq.ParquetFile(path) as file:
             rows += file.metadata.num_rows
-            schemas.append(file.schema_arrow)
+            schema = file.schema_arrow
+        first = first or schema
         for name in required:
-            require(path, schemas[-1], name)
-            found, first = schemas[-1].field(name).type, schemas[0].field(name).type
-            if found != first:
+            require(path, schema, name)
+            kind, wanted = schema.field(name).type, first.field(name).type
+            if kind != wanted:
                 raise UserError(
-                    f"{path}: column {name}: is {found}, but {first} in {files[0].name}; "
+                    f"{path}: column {name}: is {kind}, but {wanted} in {files[0].name}; "
                     "write all files of a table with one type"
                 )
+        for field in schema:
+            known = found.get(field.name, pa.field(field.name, pa.null())).type
+            if pa.types.is_null(known) or (known, field.type) == (pa.float32(), pa.float64()):
+                found[field.name] = field
     if not rows:
         where = files[0] if len(files) == 1 else files[0].parent
         raise UserError(f"{where}: the predictions table is empty; predict a split that has rows")
-    return schemas[0]
+    return pa.schema(list(found.values()))
 
 
 def require(path: Path, schema: pa.Schema, name: str) -> None:
@@ -112,7 +120,8 @@ def check_weights(files: list[Path], column: str) -> None:
     """Weights are finite numbers above 0, or null, in every file that has the column."""
     for path in files:
         with readable(path):
-            kind = pq.read_schema(path).field(column).type
+            schema = pq.read_schema(path)
+        kind = schema.field(column).type if column in schema.names else pa.null()
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
             raise UserError(f"{path}: column {column}: is {kind}, not a weight; write numbers")
 
@@ -178,10 +187,12 @@ def raise_for_broken_file(files: list[Path], reason: str) -> NoReturn:
 
 
 def _read(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
-    """(file, its first row, rows) for these columns only."""
+    """(file, its first row, rows) for these columns only, of the files that have them."""
     for path in files:
         row = 0
         with readable(path), pq.ParquetFile(path) as file:
+            if not set(columns) <= set(file.schema_arrow.names):
+                continue
             for batch in file.iter_batches(ROWS_A_BATCH, columns=columns):
                 yield path, row, batch
                 row += batch.num_rows

@@ -12,11 +12,12 @@
 | `label.T` | float32 | 0, 1 or a fraction; null where unknown; absent where never known |
 | `history_length` | int32 | events of the history that the model read; absent if it reads none |
 | `known_group` | bool | whether the train split has rows of the group; absent where not known |
-| `weight.T` | float32 or float64 | what the row weighs in metrics; absent where all weigh 1 |
+| `weight.T` | float32 or float64 | what the row weighs in metrics; 1 where null or absent |
 
 A log that kept a share w of its negatives has `weight.T` 1 / w at these, so that metrics are those
 of the whole traffic, for which `T` is corrected too. Besides there are the columns named in
-`evaluation.keep`.
+`evaluation.keep`. A file may lack `logit.T`, `weight.T` and kept columns that others of the folder
+have: one with a file a surface has weights in that of the down-sampled surface alone.
 """
 
 import os

@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.config.experiment import nearest
@@ -60,13 +59,13 @@ class PredictionRows:
             parquet.check_task_columns(self.files, task)
             if self.weighted(task):
                 parquet.check_weights(self.files, WEIGHT + task)
-        self._sound: set[str] = set()  # tasks whose logits were looked at
+        self._logits: dict[str, bool] = {}  # whether all rows of a task have them, once looked at
         self._spill = tempfile.mkdtemp(prefix="recsys-spill-")
         self._database = duckdb.connect(
             config={"memory_limit": memory, "temp_directory": self._spill}
         )
         listed = ", ".join(text(str(file)) for file in self.files)
-        # By name: the first file's columns may stand in another order, or be all null.
+        # By name: the files' columns may stand in another order, be all null, or be missing.
         self.source = f"read_parquet([{listed}], union_by_name = true)"
         self._database.execute(f"CREATE VIEW source AS SELECT * FROM {self.source}")
         try:
@@ -104,7 +103,7 @@ class PredictionRows:
         return not found or found["predicted"][task] > 0
 
     def raw(self, task: str) -> str | None:
-        """The probability before calibration in SQL, where the table has its logit.
+        """The probability before calibration in SQL, where every row has its logit.
 
         Where the log kept a share of the negatives it is corrected for that: it is the reciprocal
         of the largest weight of the surface. Raises `UserError` for a NaN.
@@ -112,12 +111,18 @@ class PredictionRows:
         if LOGIT + task not in self.schema.names:
             return None
         logit = f"{quoted(LOGIT + task)}::DOUBLE"
-        if task not in self._sound:
+        if task not in self._logits:
             # Not in a WHERE: DuckDB passes over row groups by statistics, which know no NaN.
-            [(bad,)] = self.query(f"SELECT count(*) FILTER (isnan({logit})) FROM source")
+            p = self.probability(task)
+            [(bad, missing)] = self.query(
+                f"SELECT count(*) FILTER (isnan({logit})), "
+                f"count(*) FILTER ({logit} IS NULL AND {p} IS NOT NULL) FROM source"
+            )
             if bad:
                 parquet.raise_for_nan(self.files, LOGIT + task)
-            self._sound.add(task)
+            self._logits[task] = not missing
+        if not self._logits[task]:
+            return None
         if self.weighted(task):
             shifts = [found["heaviest"][task] if found else 1.0 for found in self.counts.values()]
             listed = ", ".join(repr(math.log(weight)) for weight in shifts)
@@ -221,15 +226,6 @@ class PredictionRows:
             raise
         except duckdb.Error as error:
             parquet.raise_for_broken_file(self.files, first_line(error))
-
-
-def column_type(rows: PredictionRows, column: str) -> pa.DataType:
-    """The Arrow type of a column, of the first file where it is not all null."""
-    for file in rows.files:
-        kind = pq.read_schema(file).field(column).type
-        if not pa.types.is_null(kind):
-            return kind
-    return pa.null()
 
 
 def integers(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from recsys.errors import UserError
-from recsys.evaluation.rows import SURFACE, PredictionRows, column_type
+from recsys.evaluation.rows import SURFACE, PredictionRows
 from recsys.sql import quoted, text
 
 MOST_VALUES = 12  # of a segment; rarer ones are "other"
@@ -67,7 +67,7 @@ def segments(tables: Sequence[PredictionRows], column: str) -> Slicing:
     """
     for table in tables:
         table.require(column, "--segment")
-    kind, name = column_type(tables[0], column), quoted(column)
+    kind, name = tables[0].schema.field(column).type, quoted(column)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     found = [
         dict(
@@ -144,7 +144,8 @@ def by_day(tables: Sequence[PredictionRows], surface: bool = True) -> Slicing | 
 
     Labels are `SURFACE DAY`; with `surface` False they are `DAY`.
     """
-    kind = column_type(tables[0], "time") if "time" in tables[0].schema.names else pa.null()
+    schema = tables[0].schema
+    kind = schema.field("time").type if "time" in schema.names else pa.null()
     if pa.types.is_timestamp(kind):
         day = f'(epoch_ms("time"::TIMESTAMP) // {MS_A_DAY})'
     elif pa.types.is_integer(kind):

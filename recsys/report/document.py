@@ -144,7 +144,11 @@ def _system(
     found["shapes"] = shapes
     if not any(each["calibrated"] for tasks in shapes.values() for each in tasks.values()):
         logits = all(rows.raw(task) for task in rows.tasks)
-        reason = "the logits give the same probabilities" if logits else "no column logit.TASK"
+        reason = (
+            "the logits give the same probabilities"
+            if logits
+            else "no column logit.TASK, or not of all rows"
+        )
         notes.append(f"no calibration to compare with: {reason}")
     found["days"] = day_figures(measured, day, rows.surfaces, weights) if day else None
     if day is None:

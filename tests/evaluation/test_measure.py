@@ -1,5 +1,7 @@
 """Streamed sums against the plain metrics of `metrics.py`, which libraries agree with."""
 
+import shutil
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -110,6 +112,35 @@ def test_weighted_rows(table, tmp_path):
         [raw] = measure(opened, buckets=1).slices["all", "all", "click"].moments[:, 6]
     known = ~np.isnan(data["label.click"])
     assert raw == pytest.approx((weight * data["click"].clip(1e-6))[known].sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", ["home", "related", "search"])
+def test_a_file_without_weights_weighs_1(table, tmp_path, weighted):
+    """Of a folder with a file a surface, of which one log was down-sampled."""
+    data, _ = table
+    own = data["surface"] == weighted
+    weight = np.where(own & (data["label.click"] == 0), 4.0, 1.0)
+    whole = {name: np.array(values) for name, values in data.items()} | {"weight.click": weight}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for surface in ("home", "related", "search"):
+        rows = {name: values[data["surface"] == surface] for name, values in whole.items()}
+        if surface != weighted:
+            del rows["weight.click"]
+        file = write(tmp_path / surface, rows) / "part-00000.parquet"
+        shutil.copy(file, folder / f"{surface}.parquet")
+    expected = flat(evaluate_predictions(write(tmp_path / "whole", whole), segments=["age"]))
+    assert flat(evaluate_predictions(folder, segments=["age"])) == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+def test_logits_of_some_rows_are_none(table, tmp_path):
+    data, _ = table
+    some = np.ma.array(data["logit.click"], mask=np.arange(len(data["click"])) % 9 == 0)
+    with PredictionRows(write(tmp_path / "some", data | {"logit.click": some})) as opened:
+        assert opened.raw("click") is None
+        assert field_ece(opened, "click", "age", raw=True) is None
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.inf, np.nan])

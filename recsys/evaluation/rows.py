@@ -208,13 +208,33 @@ class PredictionRows:
                 "predicted": predicted,
                 "heaviest": heaviest,
             }
+        # A bit a position: up to 64 candidates of a request are told apart without comparing rows.
+        bit = "1::UBIGINT << (TRY_CAST(candidate::VARCHAR AS BIGINT) & 63)::UBIGINT"
+        distinct = f"bit_count(bit_or({bit}))" if "candidate" in self.schema.names else "count(*)"
         requests_of = self.query(
-            "SELECT surface, count(*) FROM (SELECT DISTINCT surface::VARCHAR AS surface, "
-            "request_id FROM source) GROUP BY 1"
+            "SELECT surface, count(*), bool_or(rows != candidates) FROM (SELECT "
+            f"surface::VARCHAR AS surface, count(*) AS rows, {distinct} AS candidates FROM source "
+            "GROUP BY surface::VARCHAR, request_id) GROUP BY 1"
         )
-        for surface, requests in requests_of:
+        for surface, requests, _ in requests_of:
             counts[surface]["requests"] = requests
+        if any(unclear for _, _, unclear in requests_of):
+            self._check_rows_once()
         return counts
+
+    def _check_rows_once(self) -> None:
+        """Raises `UserError` for the first candidate that is in several rows."""
+        twice = self.query(
+            "SELECT request_id::VARCHAR, candidate::VARCHAR, surface::VARCHAR, count(*) "
+            "FROM source WHERE candidate IS NOT NULL "
+            "GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
+        )
+        for request, candidate, surface, count in twice:
+            raise UserError(
+                f"{self.path}: request_id {request}, candidate {candidate} of surface {surface}: "
+                f"is in {count} rows; write it once, or leave the column candidate out to count "
+                "every row"
+            )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

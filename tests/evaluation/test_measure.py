@@ -31,7 +31,7 @@ def sample(count=4_000, seed=0, users=200):
     label[generator.random(count) < 0.1] = np.nan
     return {
         "request_id": [f"r{i}" for i in request],
-        "candidate": np.arange(count) % 7,
+        "candidate": np.arange(count) - np.searchsorted(request, request),
         "surface": np.array(["home", "search", "related"])[request % 3],
         "time": 86_400_000 * (request % 5) + 1_000,
         "group": user,

@@ -185,6 +185,30 @@ def test_a_request_over_two_files_counts_once(tmp_path):
     assert [found["requests"] for found in report["surfaces"].values()] == [10, 10]
 
 
+@pytest.mark.parametrize("most", [3, 200])
+def test_a_row_that_is_there_twice_is_named(tmp_path, most):
+    """Also among more candidates than there are bits."""
+    data = {name: np.ma.array(values) for name, values in rows(600).items()}
+    data["request_id"], data["candidate"] = np.arange(600) // most, np.arange(600) % most
+    data["surface"] = np.where(data["request_id"] % 2 == 0, "home", "search")
+    evaluate_predictions(write(tmp_path / "once", data))
+    twice = {name: np.ma.concatenate([values, values[[2, 1]]]) for name, values in data.items()}
+    twice["video_id"] = np.array(twice["video_id"])
+    folder = write(tmp_path / "twice", twice, rows_a_row_group=50, rows_a_file=100)
+    message = "twice: request_id 0, candidate 1 of surface home: is in 2 rows; write it once, or"
+    with pytest.raises(UserError, match=message):
+        evaluate_predictions(folder)
+
+
+def test_without_candidates_rows_count_as_they_are(tmp_path):
+    folder = write(tmp_path / "test", rows(), rows())
+    change(folder, "candidate", None)
+    once = evaluate_predictions(write(tmp_path / "once", rows()))["surfaces"]["home"]
+    found = evaluate_predictions(folder)["surfaces"]["home"]
+    assert found["candidates"] == 2 * once["candidates"]
+    assert found["requests"] == once["requests"]
+
+
 def test_only_the_needed_columns_are_read(tmp_path):
     folder = write(tmp_path / "test", rows(6000))
     expected = evaluate_predictions(folder)

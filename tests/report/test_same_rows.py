@@ -54,13 +54,6 @@ def test_mismatched_rows(compare):
         compare(data)
 
 
-def test_rows_twice(compare):
-    data = predictions()
-    twice = np.r_[np.arange(len(data["click"])), 3]
-    with pytest.raises(UserError, match=r"other: surface .*: 1 rows are not in"):
-        compare({name: values[twice] for name, values in data.items()})
-
-
 @pytest.mark.parametrize(
     ("column", "named"), [("label.click", r"label\.click"), ("group", "group")]
 )

@@ -12,6 +12,7 @@ from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.hashing import splitmix64, xxh64
 from recsys.data.layout import Layout
+from recsys.data.schema import Projection, leaf_columns
 from recsys.data.splits import open_split, readable
 from recsys.errors import UserError
 from recsys.evaluation.slices import HISTORY_LENGTH, KNOWN_GROUP
@@ -29,24 +30,23 @@ def known_groups(config: Config) -> NDArray[np.uint64] | None:
         split = open_split(config, "train")
     except UserError:
         return None
-    found = np.zeros(0, np.uint64)
+    found, layout = np.zeros(0, np.uint64), Layout(config)
     for file, schema in enumerate(split.schemas):
         own = name in schema.names
         with (
             readable(split.show(file)),
             pq.ParquetFile(split.filesystem.open_input_file(split.files[file])) as parquet,
         ):
-            column = name if own else f"candidates.list.element.{name}"
-            paths = {parquet.schema.column(i).path for i in range(len(parquet.schema))}
-            if column not in paths:
+            extras = {"request_extras" if own else "candidate_extras": (name,)}
+            read = leaf_columns(parquet, Projection(layout, (), labels=False, **extras))
+            if not own and read == [config.data.axis]:
                 return None
             for group in split.row_groups:
                 if group.file != file:
                     continue
-                axis = config.data.axis
-                table = parquet.read_row_group(group.index, columns=[column, axis])
+                table = parquet.read_row_group(group.index, columns=read)
                 if split.chosen is not None:
-                    table = table.filter(split.chosen.rows(table[axis]))
+                    table = table.filter(split.chosen.rows(table[config.data.axis]))
                 values = table[name] if own else _of_candidates(table["candidates"], name)
                 found = np.union1d(found, hashes(pc.unique(values).drop_null()))
     return found

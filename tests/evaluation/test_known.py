@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from recsys.config import Config
 from recsys.evaluation.known import hashes, known_groups
@@ -17,7 +18,7 @@ def config_of(root: Path, group: str | None, *changes: tuple) -> Config:
     )
 
 
-def write(root: Path) -> None:
+def write(root: Path, **options: bool) -> None:
     """Four requests in two row groups; a user of the request and an owner of each candidate."""
     (root / "train").mkdir(parents=True)
     owners = [["a"], ["b", "a"], [], ["c", None]]
@@ -29,11 +30,13 @@ def write(root: Path) -> None:
             "candidates": [[{"owner": o} for o in each] for each in owners],
         }
     )
-    pq.write_table(table, root / "train" / "part.parquet", row_group_size=2)
+    pq.write_table(table, root / "train" / "part.parquet", row_group_size=2, **options)
 
 
-def test_groups_of_requests_and_of_candidates(tmp_path):
-    write(tmp_path)
+@pytest.mark.parametrize("compliant", [True, False])
+def test_groups_of_requests_and_of_candidates(tmp_path, compliant):
+    """Whatever a writer calls the elements of a list: element, item, array."""
+    write(tmp_path, use_compliant_nested_type=compliant)
     found = known_groups(config_of(tmp_path, "user_id"))
     assert found.tolist() == sorted(hashes(pa.array([7, -3, 9])).tolist())
     found = known_groups(config_of(tmp_path, "owner"))

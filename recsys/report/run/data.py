@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.config import Config
+from recsys.data.layout import Layout
+from recsys.data.schema import Projection, leaf_columns
 from recsys.data.splits import open_split, readable
 from recsys.errors import UserError
 from recsys.evaluation.known import hashes
@@ -38,20 +40,20 @@ def _split(config: Config, name: str) -> dict[str, Any]:
     requests, candidates = np.zeros(len(surfaces), np.int64), np.zeros(len(surfaces), np.int64)
     known = np.zeros((len(surfaces), len(tasks)), np.int64)
     positives = np.zeros((len(surfaces), len(tasks)))
-    group = config.evaluation.group
+    group, layout = config.evaluation.group, Layout(config)
     users: NDArray[np.uint64] | None = np.zeros(0, np.uint64)
     for file, schema in enumerate(split.schemas):
         has_group = group is not None and group in schema.names
         axis = config.data.axis
-        columns = [axis, *(f"candidates.list.element.{task}" for task in tasks)]
+        chosen = Projection(layout, (), request_extras=(group,) if group and has_group else ())
         with (
             readable(split.show(file)),
             pq.ParquetFile(split.filesystem.open_input_file(split.files[file])) as parquet,
         ):
+            read = leaf_columns(parquet, chosen)
             for row_group in split.row_groups:
                 if row_group.file != file:
                     continue
-                read = [*columns, *([group] if has_group else [])]
                 table = parquet.read_row_group(row_group.index, columns=read)
                 if split.chosen is not None:
                     table = table.filter(split.chosen.rows(table[axis]))

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -78,6 +81,22 @@ def test_the_data_summary_counts_what_data_check_counts(trained):
                 cell = own["surfaces"][surface]["tasks"][task]
                 assert (cell["known"], cell["positives"]) == (labels["known"], labels["positives"])
     assert 0 < found["test"]["users"] <= found["train"]["users"] <= 30
+
+
+def test_writers_may_name_the_elements_of_lists(trained, tmp_path):
+    config = trained.config
+    for split in ("train", "valid", "test"):
+        table = pq.read_table(Path(config.data.root) / split)
+        at = table.schema.get_field_index("candidates")
+        item = pa.list_(pa.field("item", table.schema.field(at).type.value_type))
+        (tmp_path / split).mkdir()
+        pq.write_table(
+            table.set_column(at, "candidates", table["candidates"].cast(item)),
+            tmp_path / split / "part.parquet",
+            use_compliant_nested_type=False,
+        )
+    data = config.data.model_copy(update={"root": str(tmp_path)})
+    assert summarise(config.model_copy(update={"data": data})) == summarise(config)
 
 
 def test_a_split_that_is_gone_is_left_out_with_a_word(trained):

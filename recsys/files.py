@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recsys.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -37,6 +39,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.rename(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_out(path: Path) -> None:
+    """Raises `UserError` where no file can be written at `path`: for before what takes long."""
+    fault = "is a folder; name a file in it" if path.is_dir() else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            fault = f"{path.parent} cannot be written to; choose another place"
+    except OSError as error:
+        fault = f"{path.parent} cannot be made ({error.strerror}); choose another place"
+    if fault:
+        raise UserError(f"{path}: {fault}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -51,16 +51,16 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def common_schema(files: list[Path], required: Sequence[str] = KEYS) -> pa.Schema:
-    """Every column that a file has; all files have the `required` ones, and there is a row.
-
-    A file may lack any other column, and have it all null: then its rows are null there.
-    """
+    """Every column that some file has; all have the `required` ones, and there is a row."""
     rows, found, first = 0, dict[str, pa.Field](), None
     for path in files:
         with readable(path), pq.ParquetFile(path) as file:
             rows += file.metadata.num_rows
             schema = file.schema_arrow
         first = first or schema
+        twice = [name for name in schema.names if schema.names.count(name) > 1]
+        if twice:
+            raise UserError(f"{path}: column {twice[0]}: is there twice; write it once")
         for name in required:
             require(path, schema, name)
             kind, wanted = schema.field(name).type, first.field(name).type
@@ -70,9 +70,7 @@ def common_schema(files: list[Path], required: Sequence[str] = KEYS) -> pa.Schem
                     "write all files of a table with one type"
                 )
         for field in schema:
-            known = found.get(field.name, pa.field(field.name, pa.null())).type
-            if pa.types.is_null(known) or (known, field.type) == (pa.float32(), pa.float64()):
-                found[field.name] = field
+            found.setdefault(field.name, field)
     if not rows:
         where = files[0] if len(files) == 1 else files[0].parent
         raise UserError(f"{where}: the predictions table is empty; predict a split that has rows")

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import UserError
 from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
-from recsys.files import whole_folder
+from recsys.files import check_out, whole_folder
 
 __all__ = ["LABEL", "LOGIT", "WEIGHT", "PredictionsWriter", "evaluate_predictions"]
 
@@ -90,8 +90,10 @@ class PredictionsWriter:
         self._rows_of_file = 0
 
     def __enter__(self) -> "PredictionsWriter":
-        if self.folder.exists() and not self._replace:
-            raise UserError(f"{self.folder}: exists; remove it or choose another folder")
+        if not self._replace:
+            if self.folder.exists():
+                raise UserError(f"{self.folder}: exists; remove it or choose another folder")
+            check_out(self.folder)
         self._stack = ExitStack()
         self._beside = self._stack.enter_context(whole_folder(self.folder))
         self._stack.callback(self._close_file)  # before the folder is renamed or removed

@@ -61,14 +61,21 @@ class PredictionRows:
                 parquet.check_weights(self.files, WEIGHT + task)
         self._logits: dict[str, bool] = {}  # whether all rows of a task have them, once looked at
         self._spill = tempfile.mkdtemp(prefix="recsys-spill-")
-        self._database = duckdb.connect(
-            config={"memory_limit": memory, "temp_directory": self._spill}
-        )
+        try:
+            self._database = duckdb.connect(
+                config={"memory_limit": memory, "temp_directory": self._spill}
+            )
+        except duckdb.Error:
+            shutil.rmtree(self._spill)
+            raise UserError(f"--memory-limit {memory}: write it like 4GB") from None
         listed = ", ".join(text(str(file)) for file in self.files)
         # By name: the files' columns may stand in another order, be all null, or be missing.
         self.source = f"read_parquet([{listed}], union_by_name = true)"
-        self._database.execute(f"CREATE VIEW source AS SELECT * FROM {self.source}")
         try:
+            with self._reading():
+                self._database.execute(f"CREATE VIEW source AS SELECT * FROM {self.source}")
+                # Of types that hold the values of all files.
+                self.schema = self._database.sql("FROM source LIMIT 0").to_arrow_table().schema
             counts = self._check()
         except BaseException:
             self.close()
@@ -141,8 +148,8 @@ class PredictionRows:
 
     def probability(self, task: str) -> str:
         """The probability in SQL; its type says how far it can be from 0 and 1."""
-        kind = self.schema.field(task).type
-        return f"{quoted(task)}::{'FLOAT' if kind == pa.float32() else 'DOUBLE'}"
+        kind = "FLOAT" if self.schema.field(task).type == pa.float32() else "DOUBLE"
+        return f"{quoted(task)}::{kind}"
 
     @staticmethod
     def label(task: str) -> str:

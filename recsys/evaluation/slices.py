@@ -5,7 +5,7 @@ A slicing gives each row one small number, by SQL, so that any stream of rows ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from itertools import pairwise
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ KNOWN_GROUP = "known_group"
 TAKEN = ("all", "surface", "surface day")
 
 MS_A_DAY = 86_400_000
+EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,15 @@ def segments(tables: Sequence[PredictionRows], column: str) -> Slicing:
 
     A number with at most `MOST_VALUES` values has a slice each; a count (whole, never negative) has
     ranges of round ends; another number has its quintiles in the first table. Of strings, the
-    most frequent ones have a slice each and the rest is "other". Null is "unknown".
+    most frequent ones have a slice each and the rest is "other". Null is "unknown", as are NaN and
+    infinities.
     """
     for table in tables:
         table.require(column, "--segment")
-    kind, name = tables[0].schema.field(column).type, quoted(column)
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    kinds, name = [table.schema.field(column).type for table in tables], quoted(column)
+    number = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+    if number:
+        name = f"(CASE WHEN isfinite({name}::DOUBLE) THEN {name} END)"
     found = [
         dict(
             table.query(
@@ -79,9 +83,9 @@ def segments(tables: Sequence[PredictionRows], column: str) -> Slicing:
         for table in tables
     ]
     values = {value: None for each in found for value in each}
-    if column == HISTORY_LENGTH or (number and len(values) > MOST_VALUES):
-        return _ranges(tables[0], column)
-    if pa.types.is_boolean(kind):
+    if number and (column == HISTORY_LENGTH or len(values) > MOST_VALUES):
+        return _ranges(tables[0], column, name)
+    if pa.types.is_boolean(kinds[0]):
         kept, shown = ["true", "false"], {"true": "yes", "false": "no"}
     else:
         kept = list(values)[:MOST_VALUES]
@@ -99,8 +103,8 @@ def segments(tables: Sequence[PredictionRows], column: str) -> Slicing:
     return _with_unknown(tables, Slicing(column, tuple(labels), sql))
 
 
-def _ranges(table: PredictionRows, column: str) -> Slicing:
-    name = quoted(column)
+def _ranges(table: PredictionRows, column: str, name: str) -> Slicing:
+    """Ranges of `column`, whose SQL is `name`."""
     [(low, high, whole)] = table.query(
         f"SELECT min({name}), max({name}), bool_and({name} = floor({name})) FROM rows"
     )
@@ -158,10 +162,10 @@ def by_day(tables: Sequence[PredictionRows], surface: bool = True) -> Slicing | 
     first, last = min(low for low, _ in ends), max(high for _, high in ends)
     width = -(-(last - first + 1) // MOST_DAYS)
     count = (last - first) // width + 1
-    days = [
-        datetime.fromtimestamp((first + i * width) * MS_A_DAY / 1000, UTC).date().isoformat()
-        for i in range(count)
-    ]
+    try:
+        days = [(EPOCH + timedelta(first + i * width)).isoformat() for i in range(count)]
+    except OverflowError:  # in microseconds, or no time at all
+        return None
     sql = f"({day} - {first}) // {width}"
     if not surface:
         return Slicing("day", tuple(days), sql)

@@ -13,11 +13,12 @@ from recsys.errors import UserError
 from recsys.evaluation.bootstrap import RESAMPLES
 from recsys.evaluation.measure import TOP
 from recsys.evaluation.rows import MEMORY
-from recsys.files import write_text
+from recsys.evaluation.slices import segment_names
+from recsys.files import check_out, write_text
 from recsys.page import page
 from recsys.report import html
 from recsys.report.document import Step, count_steps, document_of
-from recsys.report.inputs import System, open_systems
+from recsys.report.inputs import System, is_run, open_systems
 from recsys.report.sections import calibration, metrics, summary, training
 
 LEAST_RESAMPLES = 100  # for percentiles of 2.5 %
@@ -71,6 +72,11 @@ def report(
         raise UserError(f"--split {split}: is train, valid or test")
     if any(k < 1 for k in top):
         raise UserError(f"--hit-at {min(top)}: counts the top of a request; give 1 or more")
+    segment_names(segments)
+    if out is None:
+        alone = len(paths) == 1 and not predictions and is_run(paths[0])
+        out = paths[0] / "report.html" if alone else Path("report.html")
+    check_out(out)
     systems = open_systems(paths, split, predictions=predictions, memory=memory)
     try:
         with _progress(count_steps(systems)) as step:
@@ -86,9 +92,6 @@ def report(
     finally:
         for system in systems:
             system.rows.close()
-    if out is None:
-        alone = systems[0].run if len(systems) == 1 else None
-        out = alone.path / "report.html" if alone else Path("report.html")
     write_text(out, html_of(document))
     return {**document, "out": str(out)}
 

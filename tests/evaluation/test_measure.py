@@ -18,7 +18,7 @@ from recsys.evaluation.metrics import field_ece as plain_field_ece
 from recsys.evaluation.predictions import PredictionsWriter, evaluate_predictions
 from recsys.evaluation.ranking import RankedSlice
 from recsys.evaluation.rows import PredictionRows
-from recsys.evaluation.slices import by_day, by_surface
+from recsys.evaluation.slices import by_day, by_surface, segments
 
 
 def sample(count=4_000, seed=0, users=200):
@@ -208,6 +208,50 @@ def test_segments_are_slices_of_the_rows(table):
     assert max(quintiles) < 1.1 * min(quintiles)
     with pytest.raises(UserError, match=r"--segment countr: .*did you mean country\?"):
         evaluate_predictions(folder, segments=["countr"])
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_no_number_is_unknown(table, tmp_path, count):
+    data, _ = table
+    values = np.arange(len(data["click"])) % float(count)
+    values[:3] = np.nan, np.inf, -np.inf
+    known = data | {"label.click": np.zeros(len(values)), "odd": values}
+    found = evaluate_predictions(write(tmp_path / "test", known), segments=["odd"])["segments"]
+    labels = {4: ["0.0", "1.0", "2.0", "3.0"], 40: ["0", "1–4", "5–9", "10–19", "20–39"]}
+    assert list(found["odd"]) == [*labels[count], "unknown"]
+    assert found["odd"]["unknown"]["tasks"]["click"]["rows"] == 3
+
+
+def test_a_segment_of_other_types_in_another_file_or_table(table, tmp_path):
+    """Numbers there and text here: values of text."""
+    data, _ = table
+    text = [f"{age}+" for age in data["age"]]
+    numbers, words = (
+        write(tmp_path / name, data | {"age": ages})
+        for name, ages in (("numbers", data["age"]), ("words", text))
+    )
+    with PredictionRows(numbers) as one, PredictionRows(words) as other:
+        for tables in ([one, other], [other, one]):
+            assert segments(tables, "age").labels[-1] == "other"
+    folder = tmp_path / "both"
+    folder.mkdir()
+    half = np.array(data["surface"]) == "home"
+    for at, (ages, own) in enumerate(((data["age"], half), (text, ~half))):
+        part = {n: np.array(v)[own] for n, v in (data | {"age": ages}).items()}
+        shutil.copy(
+            write(tmp_path / f"{at}", part) / "part-00000.parquet", folder / f"{at}.parquet"
+        )
+    assert "other" in evaluate_predictions(folder, segments=["age"])["segments"]["age"]
+    named = write(tmp_path / "named", data | {"history_length": np.full(len(text), "long")})
+    found = evaluate_predictions(named, segments=["history_length"])["segments"]
+    assert list(found["history_length"]) == ["long"]
+
+
+def test_times_that_are_none_have_no_days(table, tmp_path):
+    data, _ = table
+    microseconds = data["time"] + 1_700_000_000_000_000
+    with PredictionRows(write(tmp_path / "test", data | {"time": microseconds})) as opened:
+        assert by_day([opened]) is None
 
 
 def test_a_segment_named_twice_counts_rows_once(table):

@@ -122,6 +122,14 @@ def test_an_existing_table_is_replaced_only_on_request(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
+def test_a_place_that_is_none_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"file/test: .*file cannot be made \(.*choose another place"
+    ):
+        write(tmp_path / "file" / "test", rows())
+
+
 def test_appends_must_be_alike(tmp_path):
     without = {name: values for name, values in rows().items() if name != "surface"}
     with pytest.raises(ValueError, match="need the column surface"):
@@ -271,6 +279,14 @@ def test_files_of_different_types_are_named(tmp_path):
     pq.write_table(table, folder / "part-00001.parquet")
     with pytest.raises(UserError, match=r"part-00001\.parquet: column group: is string, but int64"):
         evaluate_predictions(folder)
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    file = write(tmp_path / "test", rows()) / "part-00000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("click", table["click"]), file)
+    with pytest.raises(UserError, match=r"part-00000\.parquet: column click: is there twice"):
+        evaluate_predictions(file)
 
 
 def test_an_empty_table(tmp_path):

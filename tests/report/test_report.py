@@ -251,6 +251,24 @@ def test_wrong_input(tables, tmp_path):
     assert not out.exists()
 
 
+def test_where_nothing_can_be_written_is_said_before_anything_is_measured(
+    tables, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("recsys.report.report.open_systems", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        report(tables, tmp_path)
+    with pytest.raises(UserError, match=r"out\.html: .*file cannot be made \(.*another place"):
+        report(tables, tmp_path / "file" / "out.html")
+
+
+def test_a_memory_limit_that_is_none_leaves_nothing_behind(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(UserError, match="--memory-limit lots: write it like 4GB"):
+        report(tables, tmp_path / "out.html", memory="lots")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nan_scores_and_missing_columns_are_named(tmp_path):
     data = predictions()
     data["click"] = data["click"].copy()

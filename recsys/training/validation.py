@@ -9,12 +9,12 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.config import Config
 from recsys.data.reader import Reader, empty_batch
 from recsys.data.statistics import Statistics
-from recsys.evaluation.streaming import StreamingMetrics
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks
 from recsys.training.same_data import check_same_data
 from recsys.training.sharded import unwrap
 from recsys.training.step import Lockstep, precision
+from recsys.training.streaming import StreamingMetrics
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from recsys.evaluation.streaming import StreamingMetrics
+from recsys.training.streaming import StreamingMetrics
 
 SURFACES, TASKS = ["home", "search"], ["click", "buy"]
 EXISTS = torch.tensor([[True, True], [True, False]])

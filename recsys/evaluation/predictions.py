@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.errors import UserError
-from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
+from recsys.evaluation.parquet import LABEL, LOGIT, WEIGHT
 from recsys.files import check_out, whole_folder
 
 __all__ = ["LABEL", "LOGIT", "WEIGHT", "PredictionsWriter", "evaluate_predictions"]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from recsys.config.experiment import nearest
 from recsys.errors import UserError
-from recsys.evaluation import files as parquet
-from recsys.evaluation.files import LABEL, LOGIT, WEIGHT
+from recsys.evaluation import parquet
+from recsys.evaluation.parquet import LABEL, LOGIT, WEIGHT
 from recsys.sql import WRONG_STATEMENT, first_line, quoted, text
 
 MEMORY = "2GB"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from recsys.errors import UserError
-from recsys.evaluation.files import LABEL, WEIGHT
+from recsys.evaluation.parquet import LABEL, WEIGHT
 from recsys.evaluation.rows import PredictionRows
 from recsys.sql import text
 

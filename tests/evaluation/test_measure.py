@@ -9,7 +9,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from recsys.errors import UserError
-from recsys.evaluation import files, rows
+from recsys.evaluation import parquet, rows
 from recsys.evaluation.fields import field_ece
 from recsys.evaluation.grouped import top_shares
 from recsys.evaluation.measure import measure
@@ -145,7 +145,7 @@ def test_logits_of_some_rows_are_none(table, tmp_path):
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.inf, np.nan])
 def test_a_weight_that_is_none_is_refused(table, tmp_path, monkeypatch, weight):
-    monkeypatch.setattr(files, "ROWS_A_BATCH", 10)
+    monkeypatch.setattr(parquet, "ROWS_A_BATCH", 10)
     data, _ = table
     weights = np.ones(len(data["click"]))
     weights[1512] = weight

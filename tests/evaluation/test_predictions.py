@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import UserError
-from recsys.evaluation import files
+from recsys.evaluation import parquet
 from recsys.evaluation.metrics import METRICS, task_metrics
 from recsys.evaluation.predictions import PredictionsWriter, evaluate_predictions
 
@@ -245,7 +245,7 @@ def test_a_table_without_labels_cannot_be_evaluated(tmp_path):
 
 
 def test_nan_is_named_by_file_column_and_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_A_BATCH", 10)  # rows are counted over batches
+    monkeypatch.setattr(parquet, "ROWS_A_BATCH", 10)  # rows are counted over batches
     data = rows()
     data["click"][47] = np.nan
     folder = write(tmp_path / "test", data, rows_a_row_group=10, rows_a_file=30)

@@ -92,6 +92,8 @@ def gauc(
     torchrec's `GAUC` averages the groups unweighted, drops groups whose scores are all equal and
     breaks ties by position; here such a group counts with its AUC of ½.
 
+    The definition that `task_metrics` and `grouped.gauc_sums` are tested against.
+
     Args:
         probability: [N].
         label: [N].
@@ -163,7 +165,7 @@ def field_ece(
     """Field-ECE `Σ_v n_v/N · |ȳ_v - p̄_v|` over the values v of a field, e.g. the surface.
 
     Pan et al., "Field-aware Calibration" (WWW 2020). `field` is [N] of any type; null is a value
-    like any other.
+    like any other. The definition that `fields.field_ece` is tested against.
     """
     p, y, known = known_rows(probability, label)
     w = None if weight is None else weight[known]

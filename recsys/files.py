@@ -1,5 +1,6 @@
 """Files appear whole or not at all: they are written beside their final name and renamed."""
 
+import glob
 import json
 import os
 import shutil
@@ -39,6 +40,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.rename(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def step_aside(path: Path) -> None:
+    """Renames a folder, which no other one can be renamed over, for a new one; then `put_back`."""
+    os.rename(path, path.with_name(f".{path.name}.{os.getpid()}.old"))
+
+
+def put_back(path: Path) -> None:
+    """Ends a `step_aside`, also of a process that was killed: the new folder stays if it came."""
+    for older in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+        if path.exists():
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            os.rename(older, path)
 
 
 def check_out(path: Path) -> None:

@@ -20,8 +20,6 @@ of the whole traffic, for which `T` is corrected too. Besides there are the colu
 have: one with a file a surface has weights in that of the down-sampled surface alone.
 """
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +34,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import UserError
 from recsys.evaluation.parquet import LABEL, LOGIT, WEIGHT
-from recsys.files import check_out, whole_folder
+from recsys.files import check_out, put_back, step_aside, whole_folder
 
 __all__ = ["LABEL", "LOGIT", "WEIGHT", "PredictionsWriter", "evaluate_predictions"]
 
@@ -94,6 +92,8 @@ class PredictionsWriter:
             if self.folder.exists():
                 raise UserError(f"{self.folder}: exists; remove it or choose another folder")
             check_out(self.folder)
+        else:
+            put_back(self.folder)
         self._stack = ExitStack()
         self._beside = self._stack.enter_context(whole_folder(self.folder))
         self._stack.callback(self._close_file)  # before the folder is renamed or removed
@@ -134,17 +134,17 @@ class PredictionsWriter:
         if kind is not None:
             self._stack.__exit__(kind, error, traceback)
             return
-        older = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old")
-        with self._stack:
-            self._flush()
-            if not self.rows:
-                raise UserError(
-                    f"{self.folder}: no row was predicted; check that the split has requests"
-                )
-            if self.folder.exists():
-                # A folder cannot be renamed over another one: the older one steps aside first.
-                os.rename(self.folder, older)
-        shutil.rmtree(older, ignore_errors=True)
+        try:
+            with self._stack:
+                self._flush()
+                if not self.rows:
+                    raise UserError(
+                        f"{self.folder}: no row was predicted; check that the split has requests"
+                    )
+                if self.folder.exists():
+                    step_aside(self.folder)
+        finally:
+            put_back(self.folder)
 
     def _flush(self) -> None:
         if not self._buffered:

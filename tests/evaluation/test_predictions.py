@@ -122,6 +122,18 @@ def test_an_existing_table_is_replaced_only_on_request(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
+def test_a_table_that_stepped_aside_for_a_killed_writer_is_put_back(tmp_path):
+    older = tmp_path / ".test.123.old"
+    write(older, rows(60))
+    with pytest.raises(RuntimeError), PredictionsWriter(tmp_path / "test", replace=True):
+        raise RuntimeError
+    assert pq.read_table(tmp_path / "test").num_rows == 60
+    write(older, rows(90))
+    write(tmp_path / "test", rows(30), replace=True)
+    assert pq.read_table(tmp_path / "test").num_rows == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
+
+
 def test_a_place_that_is_none_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(

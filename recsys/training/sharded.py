@@ -59,6 +59,8 @@ def build_sharded_model(
             static_graph=False, find_unused_parameters=True
         ),
     )
+    # TorchRec places the tables, and DDP moves what it wraps; on one rank nothing is wrapped.
+    sharded.module.to(ranks.device)
     torch.manual_seed(config.training.seed + ranks.rank)
     return sharded, plan
 

@@ -258,7 +258,9 @@ class UnifiedModel(nn.Module):
 
     def tower_name(self, surface: str) -> str:
         """The name in `towers` of what the rows of a surface go through."""
-        return SHARED if SHARED in self.towers else self.layout.config.tower_name(surface)
+        config = self.layout.config
+        # Not by what `towers` has: a surface may be named so, too.
+        return SHARED if config.model.towers == "shared" else config.tower_name(surface)
 
     def _all_tasks(self, logits: Tensor, tasks: Sequence[str]) -> Tensor:
         """Columns of some tasks `[n, len(tasks)]` → columns of all tasks `[n, T]`."""

@@ -1,6 +1,7 @@
 """What must hold of the whole model, on random configurations and batches."""
 
 import copy
+import json
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from recsys.data.layout import Layout
 from recsys.model.unified import Logits, UnifiedModel, build_model
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks, start_ranks
+from recsys.training.warm_start.labels import meaning
 from tests.model.models import (
     logits_of_candidates,
     plain_model,
@@ -302,6 +304,20 @@ def test_blocks_can_be_left_out(change: str) -> None:
             own = own_tasks(config, model, surface)
             for seen, joint in zip(view[:3], logits[:3], strict=True):
                 torch.testing.assert_close(seen[:, own], joint[rows][:, own], rtol=0, atol=1e-6)
+
+
+def test_a_surface_may_be_named_shared() -> None:
+    """Its rows go through its own tower, and those of the other surfaces through theirs."""
+    text = json.dumps(random_config(1).model_dump(mode="json", by_alias=True))
+    config = Config.model_validate(json.loads(text.replace('"search"', '"shared"')))
+    model = plain_model(config, 1)
+    assert [model.tower_name(name) for name in config.surfaces] == ["home", "shared", "related"]
+    fusion = "towers.shared.tower.fusions.0.project.weight"
+    assert fusion in model.state_dict()
+    assert "low_rank_cross" in meaning(config, fusion)  # known by its class, as any surface's
+    with torch.no_grad():
+        logits = model(collate(config, random_requests(config, 10, 1, list(config.surfaces))))
+    assert logits.raw.isfinite().all()
 
 
 def test_the_history_is_not_read_without_a_sequence_block() -> None:

@@ -10,7 +10,7 @@ from recsys.config import Config
 from recsys.config.model import CalibrationConfig
 from recsys.data.layout import IdColumn
 from recsys.model.numbers import NumberTransforms
-from recsys.model.unified import SHARED, SurfaceTower, UnifiedModel
+from recsys.model.unified import SurfaceTower, UnifiedModel
 from recsys.training.optimizers import BALANCE, CALIBRATORS
 
 # One label an element along an axis; None: by position, and the axis must have the same length.
@@ -60,7 +60,7 @@ def meaning(config: Config, name: str) -> str:
     """A weight's name with what it means in place of a number: a surface's late-fusion module is
     known by its class, inputs and arguments and not by its place in the list."""
     match = _FUSION.fullmatch(name)
-    if match is None or match["surface"] == SHARED:
+    if match is None:
         return name
     module = config.surfaces[match["surface"]].tower.modules[int(match["at"])]
     identity = json.dumps(module.model_dump(mode="json", by_alias=True), sort_keys=True)

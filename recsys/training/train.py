@@ -336,27 +336,37 @@ class Trainer:
         except UserError as error:
             if position is None:
                 raise
-            self.save(position, wait=True)
-            raise UserError(
-                f"{error}; a checkpoint of step {self.progress.step} is saved: mend it and go on "
-                "with --resume"
-            ) from None
+            self._save_and_raise(error, position)
         raise AssertionError("no rank had a fault")
+
+    def _save_and_raise(self, error: UserError, position: list[Any] | None) -> NoReturn:
+        """Keeps what was trained before data stopped the run (collective)."""
+        self.save(position, wait=True)
+        raise UserError(
+            f"{error}; a checkpoint of step {self.progress.step} is saved: mend it and go on "
+            "with --resume"
+        ) from None
 
     def end_of_epoch(self, stop: StopFlag, metrics_log: MetricsLog) -> None:
         """Validates, remembers the best step and saves."""
         progress = self.progress
         monitor = self.config.training.early_stopping.monitor
-        metrics = validate(
-            self.model,
-            self.config,
-            self.statistics,
-            self.ranks,
-            known_data=progress.data,
-            asked_to_stop=stop.is_set,
-        )
+        # A split that cannot be read to its end is not yet one to compare with: it may be mended.
+        data = dict(progress.data)
+        try:
+            metrics = validate(
+                self.model,
+                self.config,
+                self.statistics,
+                self.ranks,
+                known_data=data,
+                asked_to_stop=stop.is_set,
+            )
+        except UserError as error:
+            self._save_and_raise(error, None)
         if metrics is None:
             self._stop(stop, None)
+        progress.data = data
         progress.to_validate = False
         value = monitored(metrics, monitor)
         better = monitor == "none" or (

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -117,6 +119,38 @@ def test_a_run_stopped_while_it_validates(
     assert state_of(newest(run))["epoch"] == epoch
     train(config, run, resume=True)
     assert_same_run(run, whole)
+
+
+def fault_of(config: Config, run: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        train(config, run)
+    return str(caught.value)
+
+
+def test_a_bad_value_in_the_valid_split_keeps_the_epoch(
+    logs: Path, config: Config, whole: Path, two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    """Once it is mended, also by leaving out the row, the run goes on by validating."""
+    root = tmp_path / "logs"
+    shutil.copytree(logs, root)
+    data = config.data.model_copy(update={"root": str(root)})
+    config = config.model_copy(update={"data": data})
+    (file,) = (root / "valid").glob("*.parquet")
+    good = pq.read_table(file)
+    at = good.schema.get_field_index("surface")
+    bad = good.slice(0, 1).set_column(at, good.schema.field(at), [["nowhere"]])
+    pq.write_table(pa.concat_tables([good, bad]), file)
+    one, two = tmp_path / "run", tmp_path / "two"
+    faults = [fault_of(config, one), *two_ranks.run(fault_of, config, two)]
+    for fault, path in zip(faults, [one, two, two], strict=True):
+        assert "nowhere" in fault
+        step = state_of(newest(path))["step"]
+        assert f"; a checkpoint of step {step} is saved: mend it and go on with" in fault
+        assert state_of(newest(path))["to_validate"]
+        assert step == len(lines_of(path, "train")) > 0
+    shutil.copy(next((logs / "valid").glob("*.parquet")), file)
+    train(config, one, resume=True)
+    assert_same_run(one, whole)
 
 
 def test_a_run_interrupted_many_times(config: Config, whole: Path, tmp_path: Path) -> None:

@@ -194,11 +194,22 @@ class Trainer:
                     what,
                 )
             setattr(saved, what, getattr(self.progress, what))
-        saved.monitor = self.progress.monitor
-        self.progress = saved
         if self.ranks.first:
             # A process that was killed may have written this before or after the checkpoint.
             checkpoint.mark_best(folder, saved.best_step, saved.monitor, saved.best_value)
+        if saved.monitor != self.progress.monitor:
+            if self.ranks.first and saved.best_step is not None:
+                log.warning(
+                    "training.early_stopping.monitor: was %s and is %s: step %d stays the best "
+                    "until the next validation, which is compared with none before",
+                    saved.monitor,
+                    self.progress.monitor,
+                    saved.best_step,
+                )
+            saved.monitor = self.progress.monitor
+            saved.best_value, saved.epochs_without_better = None, 0
+        self.progress = saved
+        if self.ranks.first:
             log.info("resumed from %s, epoch %d", found, saved.epoch + 1)
         return True
 

@@ -328,6 +328,29 @@ def test_what_may_change_does(logs: Path, config: Config, whole: Path, tmp_path:
     assert load_config(run / "config.yaml").name == "renamed"
 
 
+def test_values_of_another_monitor_are_not_compared(
+    one_epoch: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An AUC is below any NE here: compared with it, no epoch would ever be better again."""
+    run, best = tmp_path / "run", tmp_path / "run" / "checkpoints" / "best.json"
+    train(one_epoch, run)
+    first = json.loads(best.read_text())
+    assert 0 < first["auc"] < 0.9
+    early = one_epoch.training.early_stopping.model_copy(update={"monitor": "ne"})
+    section = one_epoch.training.model_copy(update={"early_stopping": early})
+    with caplog.at_level(logging.WARNING):
+        summary = train(one_epoch.model_copy(update={"training": section}), run, resume=True)
+    assert "monitor: was auc and is ne: step " in caplog.text
+    assert summary["best_step"] == first["step"]
+    assert summary["best_value"] is None
+    assert json.loads(best.read_text()) == first  # nothing was validated since
+    section = section.model_copy(update={"epochs": 2})
+    summary = train(one_epoch.model_copy(update={"training": section}), run, resume=True)
+    assert summary["best_step"] == 2 * first["step"]
+    assert summary["best_value"] > 0.9
+    assert json.loads(best.read_text())["ne"] == summary["best_value"]
+
+
 def test_resume_begins_a_run_that_has_not_begun(
     config: Config, whole: Path, tmp_path: Path
 ) -> None:

@@ -65,6 +65,20 @@ def build_sharded_model(
     return sharded, plan
 
 
+def unlock_cached_rows(model: DistributedModelParallel) -> None:
+    """Lets go of the rows that lookups without a backward pass brought into the GPU's caches.
+
+    Where rows may be brought in a batch ahead, FBGEMM locks those of each lookup until its backward
+    pass; without one they would stay for good, and leave no room for others.
+    """
+    for module in model.modules():
+        for lookup in getattr(module, "_lookups", ()):  # a plain list: no submodules
+            for kernel in lookup.modules():
+                locks = getattr(kernel, "lxu_cache_locking_counter", None)
+                if isinstance(locks, torch.Tensor):
+                    locks.zero_()
+
+
 def unwrap(model: DistributedModelParallel) -> UnifiedModel:
     """The model inside the wrappers; its forward does not touch DDP."""
     module = model.module

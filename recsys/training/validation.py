@@ -12,7 +12,7 @@ from recsys.data.statistics import Statistics
 from recsys.training.loss import CellLoss
 from recsys.training.ranks import Ranks
 from recsys.training.same_data import check_same_data
-from recsys.training.sharded import unwrap
+from recsys.training.sharded import unlock_cached_rows, unwrap
 from recsys.training.step import Lockstep, precision
 from recsys.training.streaming import StreamingMetrics
 
@@ -65,6 +65,7 @@ def validate(
             with precision(config, ranks.device):
                 logits = unwrap(model)(batch)
             metrics.update(logits.corrected, batch.labels, batch.surface_index)
+    unlock_cached_rows(model)
     model.train()
     if requests and stops:
         return None

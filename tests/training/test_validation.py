@@ -3,8 +3,13 @@
 from typing import Any
 
 import pytest
+import torch
 
-from recsys.training.validation import is_better, monitored
+from recsys.config import Config
+from recsys.data.fit import fit
+from recsys.training.ranks import start_ranks
+from recsys.training.sharded import build_sharded_model
+from recsys.training.validation import is_better, monitored, validate
 
 
 def metrics(**tasks: float | None) -> dict[str, Any]:
@@ -33,3 +38,21 @@ def test_better_is_higher_for_auc_and_lower_for_losses(
     monitor: str, value: float, best: float | None, better: bool
 ) -> None:
     assert is_better(value, best, monitor) is better
+
+
+def test_validation_leaves_no_cached_row_locked(small: Config) -> None:
+    """FBGEMM locks them on a GPU only: on a CPU its counters are there, and set by the test."""
+    with start_ranks(60) as ranks:
+        model, plan = build_sharded_model(small, ranks)
+        kernels = [
+            kernel
+            for module in model.modules()
+            for lookup in getattr(module, "_lookups", ())
+            for kernel in lookup.modules()
+            if hasattr(kernel, "lxu_cache_locking_counter")
+        ]
+        assert 0 < len(kernels) <= len(plan.tables)
+        for kernel in kernels:
+            kernel.lxu_cache_locking_counter = torch.ones(2, 32, dtype=torch.int32)
+        assert validate(model, small, fit(small), ranks) is not None
+    assert not any(bool(kernel.lxu_cache_locking_counter.any()) for kernel in kernels)

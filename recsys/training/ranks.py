@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from recsys.errors import RankError, UserError
+from recsys.training.first_rank import FirstRank
 from recsys.training.rendezvous import fresh_store
 
 # What gloo and NCCL say of a partner that is gone or late.
@@ -23,6 +24,7 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    alone: FirstRank | None = field(default=None, compare=False, repr=False)
 
     @property
     def first(self) -> bool:
@@ -49,6 +51,13 @@ class Ranks:
         if found is not None:
             raise UserError(str(found))
 
+    def after_first(self) -> AbstractContextManager[None]:
+        """A block in which the first rank works however long; the others leave it after the first.
+
+        Collective, but no wait for the first rank's work is cut short by the timeout.
+        """
+        return nullcontext() if self.alone is None else self.alone.works()
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block whose `UserError` on one rank is raised by all at its end."""
@@ -64,8 +73,8 @@ class Ranks:
 def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ranks]:
     """Joins the process group that torchrun announces, or makes one of a single rank.
 
-    TorchRec's sharded modules need a process group even on one rank. No wait for another rank is
-    longer than `timeout_seconds`.
+    TorchRec's sharded modules need a process group even on one rank. No wait for another rank that
+    gives no sign of life is longer than `timeout_seconds`.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -77,18 +86,20 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)
     with _lost_ranks_named(rank, timeout_seconds):
+        # Alone, without torchrun, there is nobody to meet.
+        store = (
+            fresh_store(rank, world, timeout) if "MASTER_ADDR" in os.environ else dist.HashStore()
+        )
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             rank=rank,
             world_size=world,
             timeout=timeout,
-            # Alone, without torchrun, there is nobody to meet.
-            store=fresh_store(rank, world, timeout)
-            if "MASTER_ADDR" in os.environ
-            else dist.HashStore(),
+            store=store,
         )
         try:
-            yield Ranks(rank, world, device)
+            alone = FirstRank(rank, store, timeout_seconds) if world > 1 else None
+            yield Ranks(rank, world, device, alone)
         finally:
             dist.destroy_process_group()
 

@@ -46,17 +46,13 @@ def prepare_run(
     sharding `plan` does not fit, or if a resumed run's
     configuration differs from the one it began with.
     """
-    fault = None
-    if ranks.first:
-        resume = resume or holds(run)
-        try:
+    with ranks.together(), ranks.after_first():
+        if ranks.first:
+            resume = resume or holds(run)
             if plan is not None:
                 device = ranks.device.type
                 check_plan(read_plan(plan), config, ranks.world, device, str(plan))
             _prepare(config, run, resume)
-        except UserError as error:
-            fault = str(error)
-    ranks.raise_on_all(fault)
     return bool(ranks.gather(resume)[0])
 
 
@@ -139,16 +135,15 @@ def _fit(config: Config) -> Statistics:
 
 def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statistics:
     """The train split's statistics: fitted by the first rank, read by all (collective)."""
-    fault = None
     # Half-written ones are of a process killed before the first step; once there are checkpoints,
     # they must stay what they were.
     begun = run.statistics.is_dir() and run.checkpoints.is_dir()
-    if ranks.first and not begun and not Statistics.is_whole(run.statistics):
-        try:
-            shutil.rmtree(run.statistics, ignore_errors=True)
-            _fit(config).save(run.statistics)
-        except UserError as error:
-            shutil.rmtree(run.statistics, ignore_errors=True)
-            fault = str(error)
-    ranks.raise_on_all(fault)
+    with ranks.together(), ranks.after_first():
+        if ranks.first and not begun and not Statistics.is_whole(run.statistics):
+            try:
+                shutil.rmtree(run.statistics, ignore_errors=True)
+                _fit(config).save(run.statistics)
+            except UserError:
+                shutil.rmtree(run.statistics, ignore_errors=True)
+                raise
     return Statistics.load(run.statistics)

@@ -171,16 +171,16 @@ class Trainer:
     def resume(self) -> bool:
         """Goes on from the newest whole checkpoint; False if there is none (collective)."""
         folder = self.run.checkpoints
-        newest = fault = None
-        if self.ranks.first:
-            checkpoint.tidy(folder)
-            newest = checkpoint.latest(folder)
-            if newest is None and (all_of_them := checkpoint.steps(folder)):
-                fault = (
-                    f"{folder}: none of its {len(all_of_them)} checkpoints is whole; bring one "
-                    "back from a copy, or start a new --run"
-                )
-        self.ranks.raise_on_all(fault)
+        newest = None
+        with self.ranks.together(), self.ranks.after_first():
+            if self.ranks.first:
+                checkpoint.tidy(folder)
+                newest = checkpoint.latest(folder)
+                if newest is None and (all_of_them := checkpoint.steps(folder)):
+                    raise UserError(
+                        f"{folder}: none of its {len(all_of_them)} checkpoints is whole; bring one "
+                        "back from a copy, or start a new --run"
+                    )
         found = self.ranks.gather(newest)[0]
         if not isinstance(found, Path):
             return False

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.config.model import CalibrationConfig
+from recsys.model.slices import pick
 
 # The key of the one calibrator of `kind: global`, in place of a surface. Not `global`, a keyword of
 # the code that torch.export writes.
@@ -37,7 +38,9 @@ class Calibrator(nn.Module, ABC):
     def forward(self, z: Tensor, tasks: Sequence[str]) -> Tensor:
         """Logits `[n, len(tasks)]` of some of its tasks → calibrated ones, float64."""
         rows = [] if tuple(tasks) == self.tasks else [self.tasks.index(task) for task in tasks]
-        own = {name: value[rows] if rows else value for name, value in self.named_parameters()}
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        if rows:
+            own = {name: pick(value, rows) for name, value in own.items()}
         return self.calibrated(z.double(), **{name: value.double() for name, value in own.items()})
 
     @abstractmethod

@@ -1,11 +1,20 @@
-"""The rows of each surface, of any tensor of a batch."""
+"""Parts of tensors: the rows of each surface, some columns."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch
+
+
+def pick(tensor: Tensor, places: Sequence[int], dim: int = 0) -> Tensor:
+    """The slices of a tensor at some places of a dimension; `tensor[places]` for `dim = 0`.
+
+    A sequence as an index would be copied to the device, and the host would wait for that.
+    """
+    return torch.stack([tensor.select(dim, place) for place in places], dim)
 
 
 class Slices:

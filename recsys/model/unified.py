@@ -18,7 +18,7 @@ from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
 from recsys.model.modules import build_module
 from recsys.model.numbers import NumberTransforms
 from recsys.model.sequence import History
-from recsys.model.slices import Slices
+from recsys.model.slices import Slices, pick
 from recsys.model.towers import LateFusion, Tower
 from recsys.model.trunk import Trunk, TrunkOutput
 
@@ -117,7 +117,7 @@ class SurfaceTower(nn.Module):
                     )
                 else:
                     columns = self._numbers(name).columns_of(name)
-                    value = numbers[on_request][:, columns]
+                    value = pick(numbers[on_request], columns, dim=1)
                     inputs[name] = value[index] if on_request else value
         x, experts = slices.candidates(trunk.x, s), slices.candidates(trunk.experts, s)
         return self.tower(x, experts, inputs, trunk.stem, trunk.layers)
@@ -226,7 +226,7 @@ class UnifiedModel(nn.Module):
             return raw.double()
         own = self.layout.config.surfaces[surface].tasks
         columns = self.layout.task_indices(surface)
-        z = raw if tuple(own) == self.layout.tasks else raw[:, columns]
+        z = raw if tuple(own) == self.layout.tasks else pick(raw, columns, dim=1)
         return self._all_tasks(calibrator(z, tuple(own)), tuple(own))
 
     def correct(self, calibrated: Tensor, s: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from recsys.model.slices import Slices
+from recsys.model.slices import Slices, pick
 from tests.model.requests import collate, random_config, random_requests
 
 
@@ -31,3 +31,9 @@ def test_parts_are_slices_and_so_are_their_gradients() -> None:
             assert torch.equal(first.grad, expected_first)
             assert second.grad is not None
             assert torch.equal(second.grad, expected_second)
+
+
+def test_what_is_picked_is_what_an_index_takes() -> None:
+    x = torch.randn(4, 3)
+    assert torch.equal(pick(x, [2, 0]), x[[2, 0]])
+    assert torch.equal(pick(x, (1,), dim=1), x[:, [1]])

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from recsys.config import Config
 from recsys.data.assemble import empty_batch
@@ -304,6 +305,37 @@ def test_blocks_can_be_left_out(change: str) -> None:
             own = own_tasks(config, model, surface)
             for seen, joint in zip(view[:3], logits[:3], strict=True):
                 torch.testing.assert_close(seen[:, own], joint[rows][:, own], rtol=0, atol=1e-6)
+
+
+class SequencesAsIndex(TorchFunctionMode):
+    """Finds `tensor[[2, 0]]`: such an index is copied to the device, and the host waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[object] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.__getitem__:
+            parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+            self.found += [part for part in parts if isinstance(part, list | tuple)]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_between_lookup_and_loss_waits_for_the_device(seed: int) -> None:
+    """Tensors on the meta device have no values: who asks for one, and would wait for it, fails."""
+    config, meta = random_config(seed), torch.device("meta")
+    model, batch = plain_model(config, seed), collate(config, random_requests(config, 10, seed))
+    with torch.no_grad():
+        rows = {key: value.to(meta) for key, value in model.lookup(batch).items()}
+    batch = batch.to(meta)
+    with SequencesAsIndex() as indices:
+        logits = model.to(meta).from_rows(batch, rows)
+        loss = CellLoss(config, meta)
+        counts = loss.counts(batch.labels, batch.surface_index)
+        loss(logits, batch.labels, batch.surface_index, counts).objective.backward()
+    assert logits.raw.shape == (batch.candidates, len(config.tasks))
+    assert indices.found == []
 
 
 def test_a_surface_may_be_named_shared() -> None:

@@ -32,6 +32,8 @@ from recsys.errors import UserError
 from recsys.model.lookup import table_rows
 from recsys.sharding.constraints import cache_params, possible, sharders, show_possible
 
+HOST_TYPES = ("table_row_wise", "grid_shard")  # exchanged among the ranks of a host
+
 
 class ShardDocument(Section):
     """A rectangle of a table and the rank that holds it: [rows, columns]."""
@@ -126,12 +128,21 @@ def read_plan(path: Path) -> PlanDocument:
         raise UserError(f"{path}: not JSON ({error}); make it again with recsys plan") from None
 
 
-def check_plan(plan: PlanDocument, config: Config, world: int, device: str, where: str) -> None:
+def check_plan(
+    plan: PlanDocument, config: Config, world: int, ranks_per_node: int, device: str, where: str
+) -> None:
     """Raises `UserError`, naming the table, if a plan does not fit the configuration and ranks."""
     if plan.device != device:
         raise UserError(
             f"{where}: made for {plan.device}, but the ranks are on {device}; "
             "make a plan for these devices"
+        )
+    # A rank's GPU is its number on its host, and some types exchange among the ranks of a host.
+    by_host = {table.sharding_type for table in plan.tables.values()} & {*HOST_TYPES}
+    if plan.ranks_per_node != ranks_per_node and (device == "cuda" or by_host):
+        raise UserError(
+            f"{where}: ranks_per_node: {plan.ranks_per_node}, but the job has {ranks_per_node} on "
+            "a host; make a plan for these ranks"
         )
     layout = Layout(config)
     for table in plan.tables:
@@ -182,7 +193,7 @@ def _fault_of_shards(
     if list(table.ranks) != ranks:
         return f"ranks {list(table.ranks)} are not those of its shards, {ranks}"
     # These are exchanged among all ranks of the job, or of a host, each with the block of its own.
-    blocks = {"row_wise": world, "table_row_wise": local, "grid_shard": local}
+    blocks = {"row_wise": world, **dict.fromkeys(HOST_TYPES, local)}
     block = blocks.get(table.sharding_type)
     if block is None:
         return None

@@ -11,7 +11,7 @@ from recsys.errors import UserError
 from recsys.sharding.document import PlanDocument, check_plan, constraints_of, read_plan
 from recsys.sharding.estimate import estimate
 from recsys.sharding.plan import plan_tables
-from recsys.sharding.topology import machine_at_hand
+from recsys.sharding.topology import machine_at_hand, ranks_per_node
 from recsys.sharding.units import show_bytes, show_ms
 from recsys.sharding.workload import workload
 
@@ -60,7 +60,7 @@ def _choose(
 ) -> PlanDocument:
     if given is not None:
         plan = read_plan(given)
-        check_plan(plan, config, world, compute, str(given))
+        check_plan(plan, config, world, ranks_per_node(world), compute, str(given))
         log.info("plan: as in %s: %s", given, f"{len(plan.tables)} tables: {plan.kinds()}")
         return plan
     if before is not None and (same := _same_as_before(config, world, compute, before)):
@@ -96,8 +96,8 @@ def _choose(
 def _same_as_before(config: Config, world: int, compute: str, path: Path) -> PlanDocument | None:
     try:
         plan = read_plan(path)
-        check_plan(plan, config, world, compute, str(path))
+        check_plan(plan, config, world, ranks_per_node(world), compute, str(path))
     except UserError:
-        return None  # of another world, of other tables, or of an older version
+        return None  # of other ranks, of other tables, or of an older version
     same = plan.world == world and plan.constraints == constraints_of(config)
     return plan if same else None

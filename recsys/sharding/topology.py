@@ -167,12 +167,17 @@ def _from_file(path: Path, document: dict[str, Any]) -> Cluster:
     return Cluster(file.nodes, file.ranks, device)
 
 
+def ranks_per_node(world: int) -> int:
+    """How many of the job's `world` ranks this host has: torchrun's `LOCAL_WORLD_SIZE`."""
+    return min(world, int(os.environ.get("LOCAL_WORLD_SIZE", str(world))))
+
+
 def machine_at_hand(world: int, compute: str) -> Cluster:
     """The machines that this job runs on: capacities measured here, bandwidths as known.
 
-    Every host is taken to be like this one; `LOCAL_WORLD_SIZE` (torchrun's) says how many ranks.
+    Every host is taken to be like this one.
     """
-    ranks = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", str(world))))
+    ranks = ranks_per_node(world)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     device = replace(DEVICES["cpu"], ddr_gib=memory)
     if compute == "cuda":

@@ -15,6 +15,7 @@ from recsys.errors import UserError
 from recsys.files import write_text
 from recsys.run_directory import RunDirectory
 from recsys.sharding.document import check_plan, read_plan
+from recsys.sharding.topology import ranks_per_node
 from recsys.training.job import holds, take
 from recsys.training.ranks import Ranks
 
@@ -50,8 +51,8 @@ def prepare_run(
         if ranks.first:
             resume = resume or holds(run)
             if plan is not None:
-                device = ranks.device.type
-                check_plan(read_plan(plan), config, ranks.world, device, str(plan))
+                job = ranks.world, ranks_per_node(ranks.world), ranks.device.type
+                check_plan(read_plan(plan), config, *job, str(plan))
             _prepare(config, run, resume)
     return bool(ranks.gather(resume)[0])
 

@@ -110,14 +110,18 @@ def swap_rows(document: dict[str, Any]) -> None:
             ("tables.item: row_wise: ranks [0, 1, 2, 2] are not those of its shards",),
         ),
         (swap_rows, ("tables.item: row_wise: its shards are on ranks [1, 0, 2, 3]",)),
+        (
+            lambda d: d.update(ranks_per_node=4),
+            ("ranks_per_node: 4, but the job has 2 on a host;",),
+        ),
         (lambda d: d.update(device="cpu"), ("made for cpu, but the ranks are on cuda",)),
     ],
-    ids=["missing", "unknown", "impossible", "rank", "shard", "ranks", "order", "device"],
+    ids=["missing", "unknown", "impossible", "rank", "shard", "ranks", "order", "host", "device"],
 )
 def test_a_plan_that_does_not_fit(plan: PlanDocument, config: Config, change, parts) -> None:
-    check_plan(plan, config, 4, "cuda", "plan.json")
+    check_plan(plan, config, 4, 2, "cuda", "plan.json")
     with pytest.raises(UserError) as caught:
-        check_plan(changed(plan, change), config, 4, "cuda", "plan.json")
+        check_plan(changed(plan, change), config, 4, 2, "cuda", "plan.json")
     assert str(caught.value).startswith("plan.json: ")
     for part in parts:
         assert part in str(caught.value)
@@ -127,7 +131,7 @@ def test_a_plan_of_other_rows(plan: PlanDocument) -> None:
     with pytest.raises(UserError, match=r"plan.json: tables.user: column_wise: its 2 shards do no"):
         tables = random_config(0).model_dump(mode="json")["tables"]
         tables["user"] |= {"rows": 1000, "dim": 8}
-        check_plan(plan, random_config(0, tables=tables), 4, "cuda", "plan.json")
+        check_plan(plan, random_config(0, tables=tables), 4, 2, "cuda", "plan.json")
 
 
 @pytest.mark.parametrize(

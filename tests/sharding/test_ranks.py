@@ -12,7 +12,7 @@ from recsys.config import Config
 from recsys.errors import UserError
 from recsys.sharding.document import PlanDocument
 from recsys.sharding.plan import plan_tables
-from recsys.sharding.ranks import agree_on_plan
+from recsys.sharding.ranks import _same_as_before, agree_on_plan
 from recsys.sharding.topology import parse_topology
 from recsys.sharding.workload import assume
 from recsys.training.ranks import start_ranks
@@ -77,6 +77,20 @@ def test_a_fault_of_the_first_rank_is_told_by_all(
     first, second = two_ranks.run(agreed, random_config(0, tables=huge))
     assert first == second
     assert first.startswith("sharding: no plan fits 1x2xcpu (2 ranks): ")
+
+
+def test_a_plan_for_other_hosts_is_neither_taken_nor_kept(tmp_path: Path) -> None:
+    """A rank's GPU is its number on its host: shards of the second host's would lie elsewhere."""
+    config, file = random_config(0), tmp_path / "plan.json"
+    plan = plan_tables(config, parse_topology("1x1xH100"), assume(config)).document
+    file.write_text(json.dumps(plan.dump()))
+    gpu = torch.device("cuda")
+    assert agree_on_plan(config, 1, gpu, given=file) == plan
+    assert agree_on_plan(config, 1, gpu, before=file) == plan
+    file.write_text(json.dumps({**plan.dump(), "ranks_per_node": 2}))
+    with pytest.raises(UserError, match=r"plan.json: ranks_per_node: 2, but the job has 1 on"):
+        agree_on_plan(config, 1, gpu, given=file)
+    assert _same_as_before(config, 1, "cuda", file) is None
 
 
 def placed(config: Config, run: Path, plan: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -189,4 +189,4 @@ def test_three_plans_are_tuned_on_two_ranks(config: Config, tmp_path: Path) -> N
     assert (found["constraints"] is not None) == faster
     expected = found["plans"][found["winner"] if faster else 0]["plan"]
     assert json.loads(out.read_text()) == expected
-    check_plan(read_plan(out), config, 2, "cpu", str(out))
+    check_plan(read_plan(out), config, 2, 2, "cpu", str(out))

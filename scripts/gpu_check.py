@@ -24,7 +24,6 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import pyarrow.parquet as pq
 import torch
 import typer
 from bench.steps import Training, read_batches
@@ -34,6 +33,10 @@ from rich.table import Table
 
 from recsys.config import Config, load_config
 from recsys.data.fit import fit
+from recsys.data.reader import Reader
+from recsys.data.statistics import Statistics
+from recsys.evaluation.score import load_model
+from recsys.run_directory import RunDirectory
 from recsys.training.ranks import Ranks, start_ranks
 
 app = typer.Typer(add_completion=False)
@@ -93,18 +96,7 @@ class Check:
     def correctness(self) -> list[Row]:
         """GPU against CPU, from the weights of one run on the CPU."""
         base = self.train("base", device="cpu")
-        scores = []
-        for name, device in (("host", "cpu"), ("device", self.device)):
-            out = self.folder / f"predictions-{name}"
-            recsys("predict", str(base), str(self.logs / "test"), str(out), device=device)
-            scores.append(pq.read_table(out).to_pydict())
-        tasks = load_config(self.config_file).tasks
-        apart = max(
-            abs(a - b)
-            for name in tasks
-            for a, b in zip(scores[0][name], scores[1][name], strict=True)
-            if a is not None
-        )
+        apart = predictions_apart(base, self.device)
         rows: list[Row] = [("predictions, largest |Δp|", apart, f"≤ {CLOSE_PROBABILITY:g}")]
         steps = 5 if self.quick else 50
         expected = losses(self.train("cpu", device="cpu", start=str(base)), steps)
@@ -229,6 +221,21 @@ class OnDevice(Training):
         synchronize(device)
         took = time.perf_counter() - began
         return Seconds(took, took)
+
+
+@torch.inference_mode()
+def predictions_apart(path: Path, device: str) -> float:
+    """The largest difference of a probability of the test split, on the device and on the CPU."""
+    run = RunDirectory.open(path)
+    config, statistics = run.config, Statistics.load(run.statistics)
+    here, there = load_model(run, config), load_model(run, config).to(device)
+    apart = 0.0
+    with Reader(config, "test", statistics, shuffle=False, batch_candidates=4096) as reader:
+        for batch in reader:
+            expected = here(batch).probabilities()
+            found = there(batch.to(torch.device(device))).probabilities()
+            apart = max(apart, float((found.cpu() - expected).abs().max()))
+    return apart
 
 
 def precisions(training: dict[str, OnDevice], rounds: int) -> list[Row]:

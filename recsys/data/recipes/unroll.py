@@ -55,7 +55,7 @@ def unroll(
 
     Raises:
         UserError: `out` exists; a split that is not on this machine; no history, users or shared
-            features; a wrong label; no event.
+            features; a wrong label; no event before the split.
     """
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another folder")
@@ -74,6 +74,12 @@ def unroll(
         database.execute(f"set temp_directory = {text(spill)}")
         files = ", ".join(text(file) for file in split.files)
         _read(database, f"read_parquet([{files}])", user)
+        if database.execute("select count(*) from first").fetchone() == (0,):
+            raise UserError(
+                f"{split.url}: column history: empty at every user's first request, and later "
+                "histories hold this split's own labels; write a log whose histories reach back "
+                "before it"
+            )
         summary: dict[str, Any] = {"out": str(out), "splits": {}}
         for name, condition in (
             ("train", f"place_of_user >= {held_out}"),
@@ -95,8 +101,7 @@ def unroll(
             summary["splits"][name] = counts = _counts(database, file, list(labels))
             if not counts["candidates"]:
                 raise UserError(
-                    f"{split.url}: column history: no events for {name}; give another --held-out, "
-                    "or histories that are not empty"
+                    f"{split.url}: column history: no events for {name}; give another --held-out"
                 )
         write_text(beside / "config.yaml", dump_config(configuration(config, out, shared, labels)))
         shutil.rmtree(spill, ignore_errors=True)
@@ -187,14 +192,20 @@ def _fields_of_events(split: Split, user: str, shared: Iterable[str]) -> list[st
 
 
 def _read(database: duckdb.DuckDBPyConnection, source: str, user: str) -> None:
-    """`first`: each user's first request; `events`: what its history holds, a row each."""
+    """`first`: each user's first request, if it has a history.
+
+    A later request of a user without one does not stand in for the first: its events are
+    impressions of this very split.
+    """
     database.execute(
         f"""
         create temp table first as
-        select {quoted(user)} as unrolled_user, time as unrolled_time, history,
-               hash({quoted(user)}) / 18446744073709551616.0 as place_of_user
-        from {source} where len(history) > 0 and {quoted(user)} is not null
-        qualify row_number() over (partition by {quoted(user)} order by time, request_id) = 1
+        select * from (
+            select {quoted(user)} as unrolled_user, time as unrolled_time, history,
+                   hash({quoted(user)}) / 18446744073709551616.0 as place_of_user
+            from {source} where {quoted(user)} is not null
+            qualify row_number() over (partition by {quoted(user)} order by time, request_id) = 1
+        ) where len(history) > 0
         """
     )
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.config import Config, load_config
+from recsys.config import Config, dump_config, load_config
 from recsys.config.load import parse_config
 from recsys.data.check import check
 from recsys.data.recipes.unroll import labels_of, unroll
@@ -170,14 +170,31 @@ def test_labels_are_task_and_sql(option: str) -> None:
         labels_of([option])
 
 
-def test_no_events(tmp_path: Path) -> None:
-    config = write(tmp_path / "log", {user: [[]] for user in range(5)})
-    with pytest.raises(UserError, match="column history: no events for train"):
+def test_a_user_who_begins_without_history_is_passed_over(tmp_path: Path) -> None:
+    # The later history of user 0 holds what the split's own requests showed, with their labels.
+    old = {user: [events(16, 18)] for user in range(1, 60)}
+    config = write(tmp_path / "log", {0: [[], events(2, 6)], **old})
+    unroll(config, tmp_path / "out", LABELS, held_out=0.3)
+    assert {row["user_id"] for row in rows_of(tmp_path / "out")} == set(range(1, 60))
+
+
+def test_a_log_that_begins_without_history_is_refused(tmp_path: Path) -> None:
+    config = write(tmp_path / "log", {user: [[], events(2, 6)] for user in range(60)})
+    with pytest.raises(UserError, match="history: empty at every user's first request, and later"):
+        unroll(config, tmp_path / "out", LABELS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_user_in_a_split(tmp_path: Path) -> None:
+    config = write(tmp_path / "log", {1: [events(16, 18)]})
+    with pytest.raises(UserError, match=r"history: no events for .*; give another --held-out"):
         unroll(config, tmp_path / "out", LABELS)
 
 
-def test_the_verb(tmp_path: Path, simulated_log: Path) -> None:
-    arguments = ["data", "unroll", str(simulated_log / "config.yaml"), str(tmp_path / "out")]
+def test_the_verb(tmp_path: Path) -> None:
+    config = write(tmp_path / "log", {user: [events(16, 18)] for user in range(60)})
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    arguments = ["data", "unroll", str(tmp_path / "config.yaml"), str(tmp_path / "out")]
     options = ["--label", "clicked=true", "--held-out", "0.3", "--json"]
     found = CliRunner().invoke(app, [*arguments, *options])
     assert found.exit_code == 0, found.output

@@ -1,5 +1,8 @@
 """Where the request tables are and how they are read."""
 
+from os.path import normpath
+from pathlib import PurePosixPath
+
 from pydantic import Field, field_validator
 
 from recsys.config.group import GroupConfig
@@ -54,11 +57,14 @@ class DataConfig(Section):
         found = getattr(self, split)
         return (found,) if isinstance(found, str) else tuple(found)
 
+    def overlap(self, one: str, other: str) -> bool:
+        """Whether one of two folders under `root` holds the other: all that is inside is read."""
+        a, b = (PurePosixPath(normpath(f"{self.root}/{each}")) for each in (one, other))
+        return a.is_relative_to(b) or b.is_relative_to(a)
+
     @field_validator("train")
     @classmethod
-    def _each_folder_once(cls, train: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _some_folder(cls, train: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not train:
             raise ValueError("is empty; name at least one folder")
-        if not isinstance(train, str) and len(set(train)) < len(train):
-            raise ValueError(f"{list(train)} names a folder twice; name each once")
         return train

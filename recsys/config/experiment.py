@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import combinations
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -200,18 +201,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _valid_is_not_trained_on(self) -> "Config":
-        monitor = self.training.early_stopping.monitor
-        for split in ("valid", "test"):
-            folder = getattr(self.data, split)
-            if folder not in self.data.folders("train") or len(self.data.folders("train")) == 1:
-                continue
-            if split == "test":
-                raise ValueError(f"data.train: {folder} is the test split; leave it out")
-            if monitor != "none":
+    def _folders_of_train(self) -> "Config":
+        train, overlap = self.data.folders("train"), self.data.overlap
+        if any(overlap(one, other) for one, other in combinations(train, 2)):
+            raise ValueError(f"data.train: {list(train)} names a folder twice; name each once")
+        for folder in train:
+            if overlap(folder, self.data.test):
+                raise ValueError(f"data.train: {folder} has rows of the test split; leave it out")
+            monitor = self.training.early_stopping.monitor
+            if monitor != "none" and overlap(folder, self.data.valid):
                 raise ValueError(
-                    f"data.train: {folder} is the valid split, which training.early_stopping looks "
-                    f"at, by {monitor}; set training.early_stopping.monitor: none"
+                    f"data.train: {folder} has rows of the valid split, which "
+                    f"training.early_stopping looks at, by {monitor}; "
+                    "set training.early_stopping.monitor: none"
                 )
         return self
 

@@ -19,17 +19,25 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("data.train", ["train", "valid"])],
-        "data.train: valid is the valid split, which training.early_stopping looks at, by auc; "
-        "set training.early_stopping.monitor: none",
+        "data.train: valid has rows of the valid split, which training.early_stopping looks at, by "
+        "auc; set training.early_stopping.monitor: none",
     ),
+    ([("data.train", "valid")], "data.train: valid has rows of the valid split, which "),
     (
         [("data.train", ["train", "test"])],
-        "data.train: test is the test split; leave it out",
+        "data.train: test has rows of the test split; leave it out",
     ),
+    ([("data.train", "test")], "data.train: test has rows of the test split"),
+    ([("data.train", ["test"])], "data.train: test has rows of the test split"),
+    ([("data.train", ["train", "./test"])], "data.train: ./test has rows of the test split"),
+    ([("data.train", "../small/test/")], "data.train: ../small/test/ has rows of the test split"),
+    ([("data.train", ".")], "data.train: . has rows of the test split"),
+    ([("data.test", "train/last")], "data.train: train has rows of the test split"),
     (
         [("data.train", ["train", "train"])],
         "data.train: ['train', 'train'] names a folder twice; name each once",
     ),
+    ([("data.train", ["train", "train/"])], "data.train: ['train', 'train/'] names a folder twice"),
     ([("data.train", [])], "data.train: is empty; name at least one folder"),
     (
         [("data.fallback", "mian")],
@@ -181,6 +189,12 @@ def test_a_list_of_tasks_means_weight_one() -> None:
     config = parse_config(document(), "c.yaml")
     assert config.surfaces["main"].tasks == {"click": 1.0, "like": 1.0}
     assert config.surfaces["search"].tasks == {"click": 2.0}
+
+
+def test_folders_whose_names_begin_alike_are_others() -> None:
+    train = ["train", "train-more", "test-not"]
+    config = parse_config(document(("data.train", train)), "c.yaml")
+    assert config.data.folders("train") == tuple(train)
 
 
 def test_active_surfaces_are_those_chosen() -> None:

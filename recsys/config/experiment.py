@@ -13,6 +13,7 @@ from recsys.config.evaluation import EvaluationConfig
 from recsys.config.export import ExportConfig
 from recsys.config.features import FeaturesConfig, IdFeature, TableConfig
 from recsys.config.model import ModelConfig
+from recsys.config.names import SurfaceName, TableName
 from recsys.config.section import NullsLeftOut, Section
 from recsys.config.sharding import ShardingConfig, is_pattern
 from recsys.config.surfaces import SurfaceConfig
@@ -40,11 +41,11 @@ class Config(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Of the run: `runs/NAME` by default"
     )
     data: DataConfig = Field(description="Where the request tables are")
-    tables: Annotated[dict[str, TableConfig], NullsLeftOut] = Field(
+    tables: Annotated[dict[TableName, TableConfig], NullsLeftOut] = Field(
         description="Embedding tables; one that is null is left out"
     )
     features: FeaturesConfig = Field(description="Inputs of the model")
-    surfaces: dict[str, SurfaceConfig] = Field(min_length=1, description="Product surfaces")
+    surfaces: dict[SurfaceName, SurfaceConfig] = Field(min_length=1, description="Product surfaces")
     model: ModelConfig = Field(ModelConfig(), description="The shared trunk")
     training: TrainingConfig = Field(TrainingConfig(), description="Optimisation and the run")
     sharding: ShardingConfig = Field(ShardingConfig(), description="Constraints for the planner")

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from recsys.config.names import TaskName
 from recsys.config.section import Section
 
 
@@ -48,7 +49,7 @@ class SurfaceConfig(Section):
     that it names, and only what follows the tower is its own.
     """
 
-    tasks: dict[str, float] = Field(
+    tasks: dict[TaskName, float] = Field(
         min_length=1, description="Tasks with their loss weights; a list means weight 1 each"
     )
     weight: float = Field(1.0, ge=0, description="Weight of the surface in the loss")

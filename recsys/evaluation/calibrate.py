@@ -26,6 +26,7 @@ from recsys.model.calibration import (
     build_calibrator,
     build_calibrators,
 )
+from recsys.model.named import module_name
 from recsys.model.unified import UnifiedModel
 from recsys.run_directory import RunDirectory
 from recsys.training import checkpoint
@@ -269,7 +270,7 @@ def _write(
             shutil.copyfile(file, new.path / file.name)
     write_json(new.path / "calibration.json", document)
     names = {
-        f"{CALIBRATORS}{name}.{key}": value
+        f"{CALIBRATORS}{module_name(name)}.{key}": value
         for name, calibrator in fitted.items()
         for key, value in calibrator.state_dict().items()
     }

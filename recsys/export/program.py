@@ -15,6 +15,7 @@ from recsys.config.export import Precision
 from recsys.export.signature import Signature
 from recsys.export.tables import stored
 from recsys.model.lookup import Lookup, PlainLookup, pool
+from recsys.model.named import NamedModules
 from recsys.model.unified import UnifiedModel
 
 LOGIT = "logit_"  # before the name of a task, in the outputs
@@ -39,7 +40,7 @@ class ServingModel(nn.Module):
         assert isinstance(view.lookup, PlainLookup)
         self.signature = Signature(view.layout)
         self.tasks = view.layout.tasks
-        self.tables = nn.ModuleDict(
+        self.tables = NamedModules(
             {
                 name: stored(table.weight.detach(), precisions[name])
                 for name, table in view.lookup.tables.items()

@@ -10,6 +10,7 @@ from recsys.config.model import ModelConfig
 from recsys.config.surfaces import TowerConfig
 from recsys.model.experts import Experts, Gate, expert_layers, mix
 from recsys.model.mlp import mlp
+from recsys.model.named import NamedModules
 from recsys.model.sequence import History
 from recsys.model.stems import PersonalStem, StarStem
 
@@ -81,14 +82,14 @@ class Tower(nn.Module):
         else:
             self.stem = mlp(expert_features, config.stem, config.dropout)
         stem_features = config.stem[-1] if config.stem else expert_features
-        self.branches = nn.ModuleDict(
+        self.branches = NamedModules(
             {
                 task: mlp(stem_features, config.branches[task], config.dropout)
                 for task in tasks
                 if config.branches.get(task)
             }
         )
-        self.heads = nn.ModuleDict(
+        self.heads = NamedModules(
             {
                 task: nn.Linear((config.branches.get(task) or (stem_features,))[-1], 1)
                 for task in tasks

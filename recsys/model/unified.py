@@ -16,6 +16,7 @@ from recsys.data.layout import Layout
 from recsys.model.calibration import EVERY_SURFACE, Calibrator, build_calibrators
 from recsys.model.lookup import Lookup, PlainLookup, ShardedLookup
 from recsys.model.modules import build_module
+from recsys.model.named import NamedModules
 from recsys.model.numbers import NumberTransforms
 from recsys.model.sequence import History
 from recsys.model.slices import Slices, pick
@@ -176,8 +177,8 @@ class UnifiedModel(nn.Module):
         self.layout = layout
         self.lookup = lookup
         self.trunk = trunk
-        self.towers = nn.ModuleDict(towers)
-        self.calibrators = nn.ModuleDict(calibrators)
+        self.towers = NamedModules(towers)
+        self.calibrators = NamedModules(calibrators)
         self.register_parameter("log_variances", log_variances)
         self.register_buffer("log_rates", log_sampling_rates(layout), persistent=False)
         self.score = Score(self)
@@ -241,8 +242,10 @@ class UnifiedModel(nn.Module):
     def calibrator_of(self, surface: str) -> Calibrator | None:
         """The calibrator of a surface's rows."""
         name = self.calibrator_name(surface)
-        calibrator = dict(self.calibrators.items()).get(name)
-        assert calibrator is None or isinstance(calibrator, Calibrator)
+        if name not in self.calibrators:
+            return None
+        calibrator = self.calibrators[name]
+        assert isinstance(calibrator, Calibrator)
         return calibrator
 
     def calibrator_name(self, surface: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from recsys.config import parse_config
+from recsys.config.names import OF_MODULES
 from recsys.errors import UserError
 from tests.config.documents import document
 
@@ -38,6 +39,21 @@ FAULTS: list[tuple[list[tuple[str, Any]], str]] = [
         "data.train: ['train', 'train'] names a folder twice; name each once",
     ),
     ([("data.train", ["train", "train/"])], "data.train: ['train', 'train/'] names a folder twice"),
+    (
+        [("tables", {"items": {"rows": 5, "dim": 4}})],
+        "tables.items: a table cannot be called items; write items_table",
+    ),
+    ([("surfaces", {})], "surfaces: is empty; give at least one"),
+    ([("surfaces", {"": {"tasks": ["click"]}})], "surfaces.: a name is empty; give it one"),
+    (
+        [("surfaces", {"../eu": {"tasks": ["click"]}})],
+        "surfaces.../eu: the name '../eu' is a folder's or a file's too; write it without a dot at "
+        'its beginning, / \\ " and control characters',
+    ),
+    (
+        [("surfaces.main.tasks", ["buy.fast"])],
+        "surfaces.main.tasks.buy.fast: the name buy.fast has a dot; write buy_fast",
+    ),
     ([("data.train", [])], "data.train: is empty; name at least one folder"),
     (
         [("data.fallback", "mian")],
@@ -195,6 +211,13 @@ def test_folders_whose_names_begin_alike_are_others() -> None:
     train = ["train", "train-more", "test-not"]
     config = parse_config(document(("data.train", train)), "c.yaml")
     assert config.data.folders("train") == tuple(train)
+
+
+def test_names_that_tables_may_not_have() -> None:
+    from torch import nn
+
+    own = {name for name in dir(nn.ModuleDict()) if not name.startswith("_")}
+    assert own <= OF_MODULES
 
 
 def test_active_surfaces_are_those_chosen() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from recsys.config import Config
 from recsys.config.model import CalibrationConfig
 from recsys.data.layout import IdColumn
+from recsys.model.named import module_name
 from recsys.model.numbers import NumberTransforms
 from recsys.model.unified import SurfaceTower, UnifiedModel
 from recsys.training.optimizers import BALANCE, CALIBRATORS
@@ -62,7 +63,8 @@ def meaning(config: Config, name: str) -> str:
     match = _FUSION.fullmatch(name)
     if match is None:
         return name
-    module = config.surfaces[match["surface"]].tower.modules[int(match["at"])]
+    surface = next(name for name in config.surfaces if module_name(name) == match["surface"])
+    module = config.surfaces[surface].tower.modules[int(match["at"])]
     identity = json.dumps(module.model_dump(mode="json", by_alias=True), sort_keys=True)
     return f"towers.{match['surface']}.tower.fusions.{identity}.{match['rest']}"
 

@@ -1,5 +1,7 @@
 """What evaluation groups by and carries along."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from recsys.config.section import Section
@@ -14,7 +16,7 @@ class EvaluationConfig(Section):
     keep: tuple[str, ...] = Field(
         (), description="Columns of the request or candidate copied to the predictions table"
     )
-    hit_at: tuple[int, ...] = Field(
+    hit_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 5, 10), description="The k of HIT@k, the share of positives in a request's top k"
     )
     fields: tuple[str, ...] = Field(

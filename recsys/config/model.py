@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from recsys.config.section import Section
+from recsys.config.section import Section, Widths
 
 
 class SequenceConfig(Section):
@@ -50,7 +50,7 @@ class ExpertsConfig(Section):
     layers: int = Field(
         1, ge=1, description="Layers of experts, one on the mixtures of the other; needs `own`"
     )
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1, description="Widths of each expert")
+    hidden: Widths = Field((256, 128), min_length=1, description="Widths of each expert")
     dropout: float = Field(0.0, ge=0, lt=1, description="After each layer of an expert")
 
     @model_validator(mode="after")

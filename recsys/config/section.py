@@ -1,14 +1,18 @@
 """The base of every section of the configuration."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused and nothing changes after loading."""
+    """A part of the configuration: unknown keys and numbers that are not finite are refused, and
+    nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Widths = tuple[Annotated[int, Field(ge=1)], ...]  # of the layers of an MLP
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Constraints for the sharding planner, and what it may assume where there is no data."""
 
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -67,7 +67,7 @@ class AssumedConfig(Section):
     history: float | None = Field(
         None, ge=0, description="Events of a history. Default: `features.history.length`"
     )
-    ids: dict[str, float] = Field(
+    ids: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Feature with `pooling` → ids in its list. Default: 1"
     )
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from recsys.config.names import TaskName
-from recsys.config.section import Section
+from recsys.config.section import Section, Widths
 
 
 class ModuleConfig(BaseModel):
@@ -32,8 +32,8 @@ class ModuleConfig(BaseModel):
 class TowerConfig(Section):
     """`surfaces.NAME.tower:` – a stem shared by the surface's tasks, then a branch a task."""
 
-    stem: tuple[int, ...] = Field((128,), description="Widths of the stem's layers")
-    branches: dict[str, tuple[int, ...]] = Field(
+    stem: Widths = Field((128,), description="Widths of the stem's layers")
+    branches: dict[str, Widths] = Field(
         default_factory=dict, description="Task → widths of its own layers after the stem"
     )
     modules: tuple[ModuleConfig, ...] = Field(
@@ -49,7 +49,7 @@ class SurfaceConfig(Section):
     that it names, and only what follows the tower is its own.
     """
 
-    tasks: dict[TaskName, float] = Field(
+    tasks: dict[TaskName, Annotated[float, Field(ge=0)]] = Field(
         min_length=1, description="Tasks with their loss weights; a list means weight 1 each"
     )
     weight: float = Field(1.0, ge=0, description="Weight of the surface in the loss")

@@ -1,10 +1,12 @@
 """Optimisation and the run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from recsys.config.section import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SparseConfig(Section):
@@ -19,7 +21,7 @@ class DenseConfig(Section):
     """`training.dense:` – Adam on everything else."""
 
     lr: float = Field(1e-3, gt=0, description="Learning rate after the warm-up")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Of Adam's two averages")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Of Adam's two averages")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second average")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled (AdamW)")
     warmup_steps: int = Field(100, ge=0, description="Linear warm-up from 0")

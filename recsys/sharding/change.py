@@ -76,6 +76,8 @@ def constrained(
     for table in layout.collection_of:
         own = config.sharding.constraint_of(table)
         fields = {**own.model_dump(), **change(table, own)}
+        if fields["types"] and not COLUMN_TYPES & set(fields["types"]):
+            fields["min_partition"] = None  # columns are not cut
         constraints[table] = ConstraintConfig(**fields)
     sharding = config.sharding.model_copy(update={"constraints": constraints})
     return config.model_copy(update={"sharding": sharding})

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from recsys.config import Config, parse_config
-from recsys.sharding.change import all_constraints, search
+from recsys.sharding.change import all_constraints, changes, search
 from recsys.sharding.inquiry import inquire, what_if
 from recsys.sharding.plan import plan_tables
 from recsys.sharding.show import show_constraints
@@ -46,6 +46,14 @@ def test_what_fits_is_shown_by_ranks_and_then_by_time() -> None:
     # With fp16 alone, both together need not be tried; nor more ranks than do.
     assert not any("and UVM" in name for name in names)
     assert "8 ranks" not in names
+
+
+def test_a_narrowest_column_shard_is_for_changes_that_cut_columns() -> None:
+    config = config_of(60, sharding={"constraints": {"item": {"min_partition": 8}}})
+    found = {each.name: each.config for each in changes(config, parse_topology("1x2xH100"))}
+    columns = found["column-wise allowed"].sharding.constraint_of("item")
+    assert "column_wise" in (columns.types or ())
+    assert columns.min_partition == 8
 
 
 def test_caching_takes_the_largest_load_factor_that_fits() -> None:

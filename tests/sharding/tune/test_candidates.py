@@ -14,6 +14,7 @@ from recsys.sharding.tune.candidates import (
     distinct,
     division,
     search,
+    sweep,
 )
 from recsys.sharding.workload import assume
 from tests.model.requests import random_config
@@ -50,6 +51,18 @@ def test_what_the_configuration_fixes_is_not_varied() -> None:
     for candidate in search(config, CLUSTER, assume(config)):
         assert candidate.plan.tables["item"].sharding_type == "row_wise"
         assert candidate.plan.tables["user"].sharding_type == "column_wise"
+
+
+def test_a_narrowest_column_shard_is_for_searches_that_cut_columns() -> None:
+    own = {"item": {"min_partition": 4}}
+    config = random_config(0, sharding={"constraints": own})
+    searches = {name: changed for name, changed, _ in sweep(config, CLUSTER, assume(config))}
+    widths = {
+        name: changed.sharding.constraint_of("item").min_partition
+        for name, changed in searches.items()
+    }
+    assert widths["all column_wise where possible"] == 4
+    assert widths["all row_wise where possible"] is None
 
 
 def test_the_busiest_tables_are_read_most() -> None:

@@ -165,6 +165,7 @@ def configuration(
     }
     document["data"] = {
         "root": str(out),
+        "axis": config.data.axis,
         "train": "train",
         "valid": "valid",
         "test": "valid",

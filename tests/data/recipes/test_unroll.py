@@ -125,6 +125,14 @@ def test_its_configuration_reads_it(tmp_path: Path) -> None:
     assert found.model.sequence == config.model.sequence
 
 
+def test_its_configuration_reads_another_axis(tmp_path: Path) -> None:
+    config = write(tmp_path / "log", {user: [events(16, 18)] for user in range(60)})
+    document = config.model_dump(mode="json", by_alias=True)
+    document["data"]["axis"] = "tenant"
+    unroll(parse_config(document, "test"), tmp_path / "out", LABELS, held_out=0.3)
+    assert check(load_config(tmp_path / "out" / "config.yaml"))["faults"] == []
+
+
 def test_wrong_input_is_one_line(tmp_path: Path) -> None:
     config = write(tmp_path / "log", {user: [events(16, 18)] for user in range(60)})
     out = tmp_path / "out"

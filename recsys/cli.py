@@ -264,6 +264,10 @@ def plan(
 
     experiment = load_config(config, overrides or ())
     if tune:
+        given = {"--html": html, "--what-if": what_if, "a second --topology": topologies[1:]}
+        for option, value in given.items():
+            if value:
+                raise UserError(f"{option}: not with --tune; leave one of them out")
         found = tuned(experiment, topologies[0], plans=plans, rounds=rounds, steps=steps, out=out)
         _report(found, as_json, lambda console: print_tuning(found, console))
         return

@@ -348,6 +348,12 @@ def test_plan_of_an_unknown_topology(recsys, simulated_log):
     assert_message(done, 2, "--topology 2x8xH1000", "did you mean H100?")
 
 
+@pytest.mark.parametrize("more", [("--html", "x.html"), ("--what-if",), ("--topology", "1x1xcpu")])
+def test_tuning_refuses_what_it_would_not_do(more, recsys, simulated_log):
+    words = ("plan", simulated_log / "config.yaml", "--topology", "2x1xcpu", "--tune", *more)
+    assert_message(recsys(*words), 2, f"{more[0]}: not with --tune; leave one of them out")
+
+
 def test_train_with_a_plan_that_is_not_there(recsys, simulated_log, tmp_path):
     config, plan = simulated_log / "config.yaml", tmp_path / "none.json"
     done = recsys("train", config, "--run", tmp_path / "run", "--plan", plan)

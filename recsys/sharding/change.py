@@ -10,7 +10,7 @@ from recsys.data.layout import Layout
 from recsys.errors import UserError
 from recsys.sharding.constraints import DEFAULT_KERNELS, DEFAULT_TYPES, possible
 from recsys.sharding.estimate import estimate
-from recsys.sharding.plan import DoesNotFitError, Planned, plan_tables
+from recsys.sharding.plan import Planned, plan_tables
 from recsys.sharding.topology import Cluster
 from recsys.sharding.workload import Workload
 
@@ -182,9 +182,7 @@ def attempt(change: Change, workload: Workload) -> Outcome:
     """Plans a change."""
     try:
         planned = plan_tables(change.config, change.cluster, workload)
-    except DoesNotFitError as error:
-        return Outcome(change, None, reason=str(error))
-    except UserError as error:  # for example a type that this device does not have
+    except UserError as error:  # does not fit, or a type that this device does not have
         return Outcome(change, None, reason=str(error))
     return Outcome(change, planned, estimate(planned))
 

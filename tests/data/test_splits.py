@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.data import splits
 from recsys.data.splits import open_split, open_table
 from recsys.errors import UserError
 from tests.data import tables
@@ -48,6 +49,15 @@ def test_several_folders_are_one_split_in_their_order(tmp_path: Path) -> None:
 def test_one_file(tmp_path: Path) -> None:
     tables.write(tmp_path, tables.rows(3))
     assert open_table(str(tmp_path / "part-000.parquet")).requests == 3
+
+
+def test_local_footers_are_read_without_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        tables.write(tmp_path / name, tables.rows(5))
+    monkeypatch.delattr(splits, "ThreadPoolExecutor")
+    assert len(open_table(str(tmp_path)).files) == 2
 
 
 def test_a_url(tmp_path: Path) -> None:

@@ -356,6 +356,9 @@ def test_impressions_of_a_request_must_agree(tmp_path):
     data["device"], data["user_id"] = ["a"] * 4, [1, 3, 2, 2]
     message = "column user_id differs .* e.g. request = x: give each its own request"
     refused(tmp_path, data, options, message)
+    data["user_id"], data["tab"] = [1, 1, 2, 2], ["home", "home", "home", "search"]
+    message = "column tab differs .* e.g. request = y: give each its own request, or leave"
+    refused(tmp_path, data, options, message)
 
 
 def test_without_request_the_first_impression_decides(tmp_path):

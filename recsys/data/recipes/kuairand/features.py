@@ -24,7 +24,7 @@ from recsys.data.recipes.kuairand.requests import (
     local_day_start,
 )
 from recsys.data.recipes.kuairand.session import add_session
-from recsys.data.recipes.kuairand.static import Lookup, Videos, duration_bucket, take
+from recsys.data.recipes.kuairand.static import RowsById, Videos, duration_bucket, take
 from recsys.data.recipes.kuairand.tendency import add_net, net_values
 
 ALL = tuple(TASKS)
@@ -63,7 +63,7 @@ def _static(
     if users is None:
         users = {"user_id": np.zeros(0, np.int64)}
         users |= {n: np.zeros(0, object if n in read.USER_STRINGS else float) for n in names}
-    rows = Lookup(users["user_id"])(user)
+    rows = RowsById(users["user_id"])(user)
     out.request |= {name: take(users[name], rows) for name in names}
 
     candidates, time = requests.rows, requests.as_of()

@@ -16,7 +16,7 @@ def duration_bucket(duration_ms: np.ndarray) -> np.ndarray:
     return np.where(duration_ms > 0, bucket, UNKNOWN_DURATION).astype(np.int64)
 
 
-class Lookup:
+class RowsById:
     """Rows of a table by its id column."""
 
     def __init__(self, ids: np.ndarray):
@@ -56,7 +56,7 @@ class Videos:
             table |= {name: np.zeros(0) for name in read.VIDEO_IDS}
             table |= {name: np.zeros(0, object) for name in (*read.VIDEO_STRINGS, "tag")}
         self.table = table
-        self.row = Lookup(table["video_id"])
+        self.row = RowsById(table["video_id"])
         texts = [text.split(",") if text else [] for text in table["tag"]]
         self.tags = [[int(tag) for tag in text] for text in texts]
         self._first_tag = np.array([tags[0] if tags else -1 for tags in self.tags], np.int64)

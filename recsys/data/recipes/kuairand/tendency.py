@@ -13,7 +13,7 @@ from recsys.data.recipes.kuairand.prior_features import KEYS as PRIOR_KEYS
 from recsys.data.recipes.kuairand.prior_features import PriorFeatures
 from recsys.data.recipes.kuairand.read import Columns
 from recsys.data.recipes.kuairand.requests import Requests
-from recsys.data.recipes.kuairand.static import Lookup
+from recsys.data.recipes.kuairand.static import RowsById
 
 OUTCOMES = ("click", "long_view", "play")
 # The prior sequences know long views only. A long view more per event goes with about as much of
@@ -38,7 +38,7 @@ def _tendency(
     total, count = np.zeros(len(log["time_ms"])), np.zeros(len(log["time_ms"]))
     if prior is not None:
         ids, have = np.unique(prior.columns[f"{key}_id"], return_inverse=True)
-        place = Lookup(ids)(log[f"{key}_id"])
+        place = RowsById(ids)(log[f"{key}_id"])
         left = np.bincount(have, prior.residual["long_view"][KINDS[key]])
         total = np.where(place >= 0, left[place], 0.0)
         count = np.where(place >= 0, np.bincount(have)[place], 0)

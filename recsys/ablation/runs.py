@@ -13,12 +13,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recsys.ablation.study import Study
-from recsys.config import load_config
+from recsys.config import Config, load_config
+from recsys.data.splits import open_split
 from recsys.errors import RunError, UserError
 from recsys.files import write_text
 from recsys.processes import environment, python, reason
 from recsys.run_directory import RunDirectory
-from recsys.training.start import check_same
+from recsys.training import checkpoint
+from recsys.training.same_data import check_same_data
+from recsys.training.start import FREE_KEYS, check_same
+
+# Keys that change no result of a run: what it is called, how loud, how fast, what is kept of it.
+WITHOUT_EFFECT = (
+    "name",
+    "data.prefetch_batches",
+    "export",
+    "training.checkpoint",
+    "training.log_every_steps",
+    "training.threads",
+    "training.timeout_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -50,21 +64,29 @@ class Run:
         return self.folder / "predictions" / self.split
 
     def check_unchanged(self) -> None:
-        """Raises `UserError` for what is no configuration, or another than the folder's run has."""
+        """Raises `UserError` for what is no configuration, or another than the folder's run has.
+
+        A run with a result must have read the same data, too.
+        """
         run, now = RunDirectory(self.folder), load_config(self.config, self.overrides)
         if not run.config_file.is_file():
             return
-        before = run.config
+        done = self.result.is_file()
         try:
-            check_same(before, now, run.config_file)
-            if before.training.epochs != now.training.epochs and self.result.is_file():
-                raise UserError(
-                    f"training.epochs: is {now.training.epochs} here but "
-                    f"{before.training.epochs} in {run.config_file}"
-                )
+            free = WITHOUT_EFFECT if done else FREE_KEYS
+            check_same(run.config, now, run.config_file, free)
+            if done:
+                self._check_data(run, now)
         except UserError as error:
             difference = str(error).split(";", 1)[0]
             raise UserError(f"{difference}; give another --out, or remove that run") from None
+
+    def _check_data(self, run: RunDirectory, now: Config) -> None:
+        """By the counts of files and requests that the run's checkpoint has; it may be gone."""
+        for state in checkpoint.steps(run.checkpoints)[-1:]:
+            known = checkpoint.read_progress(state).data
+            for name in tuple(known):
+                check_same_data(known, name, open_split(now, name))
 
     def metrics(self) -> dict[str, Any]:
         """What `result` says."""

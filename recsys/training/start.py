@@ -85,12 +85,12 @@ def _check_splits(config: Config) -> None:
         check_split(split, projection(layout, split, predictions=False, labels=True))
 
 
-def check_same(old: Config, new: Config, where: Path) -> None:
-    """Raises `UserError` that names the first key that may not change on `--resume`.
+def check_same(old: Config, new: Config, where: Path, free: tuple[str, ...] = FREE_KEYS) -> None:
+    """Raises `UserError` that names the first key that differs, other than those of `free`.
 
     Nor may the order of keys: weights belong to surfaces, tasks and features by their position.
     """
-    before, after = (_bound_leaves(config) for config in (old, new))
+    before, after = (_bound_leaves(config, free) for config in (old, new))
     for key in [*before, *(key for key in after if key not in before)]:
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if was != now:
@@ -106,11 +106,11 @@ def check_same(old: Config, new: Config, where: Path) -> None:
             )
 
 
-def _bound_leaves(config: Config) -> dict[str, Any]:
-    """Key path → value of everything that may not change on `--resume`."""
+def _bound_leaves(config: Config, free: tuple[str, ...]) -> dict[str, Any]:
+    """Key path → value of everything but what is `free` to change."""
     leaves = _leaves(config.model_dump(mode="json", by_alias=True))
-    free = tuple(f"{key}." for key in FREE_KEYS)
-    return {key: value for key, value in leaves if not f"{key}.".startswith(free)}
+    prefixes = tuple(f"{key}." for key in free)
+    return {key: value for key, value in leaves if not f"{key}.".startswith(prefixes)}
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """The command, from logs to tables, with real runs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,5 +56,10 @@ def test_variants_are_trained_judged_and_not_trained_again(tmp_path: Path) -> No
     assert other.returncode == 2
     assert "training.sparse.lr: is 0.5 here but 0.02 in" in other.stderr
     assert "give another --out" in other.stderr
-    longer = ablate(*common, "--set", "training.epochs=2")
-    assert "training.epochs: is 2 here but 1 in" in longer.stderr
+    # Only its own data makes a result again, whatever lies there now.
+    shutil.rmtree(logs)
+    simulate(logs, SimulateOptions(requests=300, users=20, candidates=4, row_group_requests=32))
+    fewer = ablate(*common)
+    assert fewer.returncode == 2, fewer.stderr
+    assert "but the run began with" in fewer.stderr
+    assert fewer.stderr.strip().endswith("give another --out, or remove that run")

@@ -1,5 +1,6 @@
 """Studies: the committed ones, the standard one, and what is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from recsys.ablation.ablate import ablate
 from recsys.ablation.runs import runs_of
 from recsys.ablation.study import Study, personal_features, read_study, standard_study
-from recsys.config import Config, load_config
+from recsys.config import Config, dump_config, load_config
 from recsys.errors import UserError
 from tests.model.requests import random_config
 
@@ -123,3 +124,32 @@ def test_unknown_split_and_variant(tmp_path: Path) -> None:
         ablate(config, tmp_path, split="dev")
     with pytest.raises(UserError, match=r"--only PEL: no such variant; did you mean PLE\?"):
         ablate(config, tmp_path, only=["PEL"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.epochs=9", "training.epochs: is 9 here but"),
+        ("training.early_stopping.monitor=none", "monitor: is 'none' here but 'auc' in"),
+        ("evaluation.hit_at=[3]", "evaluation.hit_at: is [3] here but [1, 5, 10] in"),
+        ("data.root=elsewhere", "data.root: is 'elsewhere' here but"),
+        ("sharding.constraints.user.types=[row_wise]", "types: is ['row_wise'] here but"),
+    ],
+)
+def test_a_result_is_of_its_own_configuration(tmp_path: Path, change: str, message: str) -> None:
+    path = ROOT / "configs" / "simulated.yaml"
+    constrained = ["sharding.constraints.user.types=[table_wise]"]
+    study = Study(variants={"joint": {"set": constrained}}, seeds=(1,))  # type: ignore[dict-item]
+    [[[run]]] = runs_of(study, path, tmp_path, "test").values()
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.yaml").write_text(dump_config(load_config(path, run.overrides)))
+    changed = dataclasses.replace(run, overrides=(*run.overrides, change))
+    changed.check_unchanged()  # a run that is not done may go on so, as on --resume
+    run.result.write_text("{}")
+    run.check_unchanged()
+    quiet = ("name=other", "training.log_every_steps=7", "training.timeout_seconds=7")
+    dataclasses.replace(run, overrides=(*run.overrides, *quiet)).check_unchanged()
+    with pytest.raises(UserError) as caught:
+        changed.check_unchanged()
+    assert message in str(caught.value)
+    assert str(caught.value).endswith("; give another --out, or remove that run")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recsys.config import Config, load_config
 from recsys.config.export import Recipe
@@ -111,7 +112,7 @@ def load_recipe(
     elif path is not None:
         try:
             document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: not readable as a recipe: {reason}") from None
     if not isinstance(document, dict):

@@ -234,6 +234,8 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path):
         ("task: [click]", "unknown key task; did you mean tasks"),
         ("embeddings: int4", "embeddings: 'int4'"),
         ("[1, 2", "not readable as a recipe"),
+        ("tower: '${'", "not readable as a recipe"),
+        ("tower: ${nowhere}", "not readable as a recipe"),
         ("- 1", "is not a mapping of keys"),
     ):
         file.write_text(text)

@@ -37,8 +37,10 @@ class Artefact:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path)
+        # SURFACE and the folder of exports are its parents: of a relative path, and through a link
+        # of another name, too.
+        self.path = Path(path).resolve()
+        self.manifest: dict[str, Any] = read_manifest(Path(path))
         check_files(self.path, self.manifest)
 
     @property

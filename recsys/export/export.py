@@ -105,8 +105,9 @@ def load_recipe(
     """
     document: Any = {}
     if path is not None and is_artefact(path):
-        document = Artefact(path).recipe.model_dump(mode="json")
-        beside = path.parents[1] / str(document["tower"])
+        opened = Artefact(path)
+        document = opened.recipe.model_dump(mode="json")
+        beside = opened.path.parents[1] / str(document["tower"])
         if is_artefact(beside):
             document["tower"] = str(beside)
     elif path is not None:

@@ -9,6 +9,7 @@ import torch
 
 from recsys.errors import UserError
 from recsys.export.artefact import Artefact
+from recsys.export.export import load_recipe
 from recsys.export.manifest import sha256_of
 
 
@@ -46,9 +47,19 @@ def test_the_weights_are_the_views(exports: dict[str, Artefact]):
         torch.testing.assert_close(outputs[task], probability, rtol=0, atol=1e-6)
 
 
-def test_a_wrong_input_is_named(exports: dict[str, Artefact]):
-    with pytest.raises(UserError, match="input candidate_lengths: missing"):
-        exports["search"].score({})
+def test_the_parents_of_a_path_are_known_however_it_is_written(
+    exports: dict[str, Artefact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = exports["search"].path
+    (tmp_path / "champion").symlink_to(path)
+    for folder, written in (
+        (path.parent, path.name),
+        (path, "."),
+        (tmp_path, "champion"),
+    ):
+        monkeypatch.chdir(folder)
+        assert Artefact(written).path.parents[1] == path.parents[1]
+        assert load_recipe(Path(written)) == exports["search"].recipe
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -87,9 +86,3 @@ class Artefact:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.path / WEIGHTS}: does not fit its {CONFIG}: {reason}") from None
         return model.eval()
-
-    def score(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Runs the program on tensors by name. Raises `UserError` that names a wrong input."""
-        self.signature.check(inputs)
-        with torch.inference_mode():
-            return self.program(**inputs)

@@ -11,7 +11,6 @@ from torch import Tensor
 from recsys.config.features import Level
 from recsys.data.batch import Batch
 from recsys.data.layout import REQUEST_BAGS, IdColumn, Layout, is_sequences
-from recsys.errors import UserError
 
 # The dimension that each level counts, as the manifest names it.
 COUNTS: Mapping[Level, str] = {
@@ -19,7 +18,6 @@ COUNTS: Mapping[Level, str] = {
     "candidate": "candidates",
     "history": "events",
 }
-DTYPES = {"int64": torch.int64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,6 @@ class Signature:
                     [COUNTS[level], len(columns)],
                     "raw numbers, NaN for null; columns: " + ", ".join(columns),
                 )
-        self._of: dict[str, Input] = {each.name: each for each in self.inputs}
 
     def _add_ids(self, level: Level) -> None:
         for column in self.layout.ids:
@@ -172,63 +169,12 @@ class Signature:
         for column in self.layout.ids:
             yield column, self.ids[column.key], self.bags.get(column.key)
 
-    def check(self, inputs: Mapping[str, Tensor]) -> None:
-        """Raises `UserError` that names the first input that is missing, unknown or wrong."""
-        for name in inputs:
-            if name not in self._of:
-                raise UserError(f"input {name}: unknown; the inputs are {', '.join(self.names)}")
-        seen: dict[str, tuple[int, str]] = {}
-        for each in self.inputs:
-            if each.name not in inputs:
-                raise UserError(f"input {each.name}: missing; it is {_shown(each)}: {each.meaning}")
-            value = inputs[each.name]
-            if value.dtype != DTYPES[each.dtype] or value.dim() != len(each.shape):
-                found = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-                raise UserError(f"input {each.name}: is {found}, wanted {_shown(each)}")
-            for size, wanted in zip(value.shape, each.shape, strict=True):
-                first, where = (
-                    seen.setdefault(wanted, (size, each.name))
-                    if isinstance(wanted, str)
-                    else (wanted, "")
-                )
-                if size != first:
-                    other = f", but {where} has {first} {wanted}" if where else ""
-                    raise UserError(
-                        f"input {each.name}: is {list(value.shape)}, wanted {_shown(each)}{other}"
-                    )
-        self._check_lengths(inputs)
-
-    def _check_lengths(self, inputs: Mapping[str, Tensor]) -> None:
-        pairs: list[tuple[str, int, str]] = [
-            (self.lengths["candidate"], self._candidates(inputs), "candidates")
-        ]
-        if "history" in self.lengths:
-            events = next(each for each in self.inputs if each.shape[0] == "events")
-            pairs.append((self.lengths["history"], inputs[events.name].shape[0], "events"))
-        pairs += [(b, inputs[self.ids[k]].shape[0], self.ids[k]) for k, b in self.bags.items()]
-        for name, total, what in pairs:
-            lengths = inputs[name]
-            if int(lengths.sum()) != total or (lengths < 0).any():
-                raise UserError(
-                    f"input {name}: sums to {int(lengths.sum())}, but there are {total} {what}"
-                )
-        most = self.layout.history_length
-        if "history" in self.lengths and int(inputs[self.lengths["history"]].max()) > most:
-            raise UserError(
-                f"input {self.lengths['history']}: has {int(inputs[self.lengths['history']].max())}"
-                f" events; give the latest {most} of each request"
-            )
-
     def document(self) -> list[dict[str, Any]]:
         """The inputs as the manifest describes them."""
         return [
             {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "meaning": i.meaning}
             for i in self.inputs
         ]
-
-
-def _shown(each: Input) -> str:
-    return f"{each.dtype}[{', '.join(map(str, each.shape))}]"
 
 
 def _room(lengths: Tensor, least: int, most: int | None = None) -> int:

@@ -12,7 +12,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 class LimitsConfig(Section):
     """`export.limits:` – an export that is past one of these on real rows is not written.
 
-    The reference is the same view of the joint model, in fp32 and outside the export.
+    The references are the joint model itself, and its view of the surface: both in fp32 and outside
+    the export.
     """
 
     probability: float = Field(

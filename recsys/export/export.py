@@ -83,7 +83,8 @@ def export(
     split = view.config.export.split
     rows = own_rows(view.config, open_table(table)) if table else open_split(view.config, split)
     origin["source"] = source_document(run, config)
-    return Package(view.model, recipe, view.statistics, rows, origin).write(exports)
+    joint = view.joint if view.joint is not None and view.joint.reads(rows) else None
+    return Package(view.model, recipe, view.statistics, rows, origin, joint).write(exports)
 
 
 def _run_config(run: RunDirectory, overrides: list[str]) -> Config:

@@ -35,6 +35,7 @@ from recsys.export.manifest import (
 )
 from recsys.export.parity import (
     Compared,
+    Joint,
     Score,
     check_limits,
     latency,
@@ -70,6 +71,7 @@ class Package:
         statistics: vocabularies and number statistics that the view reads.
         rows: labelled requests of this surface: parity, metrics and the example come from them.
         origin: `source` and `parent` of the manifest.
+        joint: the model that the view was cut from and must score as, if there is one.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Package:
         statistics: Statistics,
         rows: Split,
         origin: Mapping[str, Any],
+        joint: Joint | None = None,
     ) -> None:
         assert isinstance(view.lookup, PlainLookup)
         self.view = view
@@ -88,6 +91,7 @@ class Package:
         self.statistics = statistics
         self.rows = rows
         self.origin = origin
+        self.joint = joint
         self.layout = view.layout
         self.config = view.layout.config
         [self.surface] = view.layout.surfaces
@@ -190,24 +194,31 @@ class Package:
         if self.recipe.aot:
             written.append(load_compiled(folder / COMPILED))
         scores = [score_of_program(each, self.signature) for each in written]
-        measured = [self._compare(score, singles) for score in scores]
+        measured = [
+            {**self._compare(score), "latency": latency(score, [batch for _, batch in singles])}
+            for score in scores
+        ]
         write_json(folder / EXAMPLE, self._example(folder, singles))
         return {**measured[0], "aot": measured[1] if self.recipe.aot else None}
 
-    def _compare(self, score: Score, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
-        """Raises `UserError` if the scores are past a limit."""
-        batches = labelled_batches(
-            self.config, self.statistics, self.rows, self.config.export.candidates
-        )
-        compared = Compared(self.config, batches, score_of_view(self.view), score)
-        parity = {"rows": self.rows.url, **compared.document()}
+    def _compare(self, score: Score) -> dict[str, Any]:
+        """Parity and metrics. Raises `UserError` if the scores are past a limit."""
+        most = self.config.export.candidates
+        scores = [score_of_view(self.view), score]
+        if self.joint is not None:
+            scores.append(self.joint.score(self.rows, self.layout.tasks, most))
+        batches = labelled_batches(self.config, self.statistics, self.rows, most)
+        compared = Compared(self.config, batches, *scores)
+        parity = {"rows": self.rows.url, **compared.document(), "joint": None}
         exact = set(self.precisions.values()) <= {"fp32"}
-        check_limits(parity, self.config.export.limits, exact, self.surface)
-        return {
-            "parity": parity,
-            "metrics": compared.metrics(1),
-            "latency": latency(score, [batch for _, batch in singles]),
-        }
+        limits = self.config.export.limits
+        check_limits(parity, limits, exact, self.surface)
+        if self.joint is not None:
+            parity["joint"] = {"tasks": compared.differences(2, 1)}
+            # Coarser tables have their own limits; the cut is exact whatever they are.
+            cut = {**parity, "tasks": compared.differences(2, 1 if exact else 0)}
+            check_limits(cut, limits, True, self.surface)
+        return {"parity": parity, "metrics": compared.metrics(1)}
 
     def _example(self, folder: Path, singles: list[tuple[int, Batch]]) -> dict[str, Any]:
         """A request as its table has it, as tensors, and its scores."""

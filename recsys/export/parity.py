@@ -1,7 +1,9 @@
 """How far an exported program is from the model it was made of, on real rows."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +13,16 @@ from numpy.typing import NDArray
 from recsys.config import Config
 from recsys.config.export import LimitsConfig
 from recsys.data.batch import Batch
+from recsys.data.schema import check_split, projection
+from recsys.data.splits import Split
+from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.evaluation.metrics import auc, normalized_entropy, pcoc, weights
+from recsys.export.rows import labelled_batches
 from recsys.export.signature import Signature
 from recsys.model.unified import UnifiedModel
+
+log = logging.getLogger(__name__)
 
 # Probabilities of each task, [N], of a batch.
 Score: TypeAlias = Callable[[Batch], Mapping[str, NDArray[np.float64]]]
@@ -40,6 +48,39 @@ def score_of_program(program: Callable[..., Any], signature: Signature) -> Score
         return {task: outputs[task].numpy() for task in signature.layout.tasks}
 
     return score
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The joint model that a view was cut from, on ordinary tensors, and the run's statistics."""
+
+    model: UnifiedModel
+    statistics: Statistics
+
+    def reads(self, rows: Split) -> bool:
+        """Whether a table has all that it reads: that of one surface may lack the others' own."""
+        layout = self.model.layout
+        try:
+            check_split(rows, projection(layout, rows, predictions=False, labels=False))
+        except UserError as error:
+            log.warning("not compared with the joint model, which reads more: %s", error)
+            return False
+        return True
+
+    def score(self, rows: Split, tasks: Sequence[str], candidates: int) -> Score:
+        """The probabilities of the rows that it is asked for, which must be the first of
+        `labelled_batches`: read again, in the layout of all surfaces."""
+        layout = self.model.layout
+        batches = labelled_batches(layout.config, self.statistics, rows, candidates, labels=False)
+
+        @torch.inference_mode()
+        def score(batch: Batch) -> dict[str, NDArray[np.float64]]:
+            own = next(batches)
+            assert own.candidate_lengths.equal(batch.candidate_lengths)
+            probability = self.model(own).probabilities().numpy()
+            return {task: probability[:, layout.tasks.index(task)] for task in tasks}
+
+        return score
 
 
 class Compared:
@@ -89,16 +130,17 @@ class Compared:
             }
         return found
 
-    def differences(self) -> dict[str, Any]:
-        """Of the second scores from the first, per task; null where a metric has no value.
+    def differences(self, reference: int = 0, other: int = 1) -> dict[str, Any]:
+        """Of the second scores from the first, or of any two; per task; null where a metric has no
+        value.
 
         `probability` is the largest absolute difference, `auc` the difference, `ne` the relative
         one; worse is a negative `auc` and a positive `ne`.
         """
-        first, second = self.metrics(0), self.metrics(1)
+        first, second = self.metrics(reference), self.metrics(other)
         found: dict[str, Any] = {}
         for task in self.tasks:
-            a, b = (p[task] for p in self.probabilities)
+            a, b = (self.probabilities[which][task] for which in (reference, other))
             found[task] = {
                 "probability": float(np.abs(a - b).max()),
                 "auc": _difference(first[task]["auc"], second[task]["auc"]),

@@ -17,6 +17,7 @@ def labelled_batches(
     candidates: int,
     *,
     shuffle: bool = True,
+    labels: bool = True,
 ) -> Iterator[Batch]:
     """Batches of about so many candidates in all: drawn from all of the split, always the same, or
     the first ones without `shuffle`.
@@ -29,6 +30,7 @@ def labelled_batches(
         statistics,
         shuffle=shuffle,
         batch_candidates=config.evaluation.batch_candidates,
+        labels=labels,
         unknown=UnknownIds(),
     ) as reader:
         for batch in reader:

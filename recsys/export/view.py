@@ -14,6 +14,7 @@ from recsys.data.statistics import Statistics
 from recsys.errors import UserError
 from recsys.evaluation.score import load_model
 from recsys.export.artefact import Artefact
+from recsys.export.parity import Joint
 from recsys.export.tower import own_tables, with_its_statistics, with_tower
 from recsys.model.lookup import PlainLookup
 from recsys.model.unified import SurfaceTower, UnifiedModel, build_model
@@ -24,11 +25,15 @@ GATE = ("tower.gate.linear.weight", "tower.gate.linear.bias")
 
 @dataclass(frozen=True)
 class View:
-    """One surface's configuration, model (fp32, on ordinary tensors) and statistics."""
+    """One surface's configuration, model (fp32, on ordinary tensors) and statistics.
+
+    `joint` is what it was cut from, where it should score as that does.
+    """
 
     config: Config
     model: UnifiedModel
     statistics: Statistics
+    joint: Joint | None = None
 
 
 def view_of_run(
@@ -40,14 +45,15 @@ def view_of_run(
     names. Raises `UserError` for what the run does not have, and for a tower that does not fit its
     trunk.
     """
-    statistics = Statistics.load(run.statistics)
+    statistics = of_run = Statistics.load(run.statistics)
     if tower is not None:
         statistics = with_its_statistics(statistics, tower)
     wanted = view_config(config, surface, recipe, statistics, tower.config if tower else None)
     statistics = view_statistics(wanted, statistics)
     joint = load_model(run, config)
     if tower is None:
-        return View(wanted, view_model(joint, wanted, surface), statistics)
+        same = Joint(joint, of_run) if recipe.history_length is None else None
+        return View(wanted, view_model(joint, wanted, surface), statistics, same)
     model = view_model(joint, wanted, surface, tower.model())
     model.fit_numbers(statistics.numbers)
     return View(wanted, model, statistics)

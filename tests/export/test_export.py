@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recsys.config.export import Recipe
 from recsys.errors import UserError
 from recsys.evaluation.score import Scorer
+from recsys.export import view
 from recsys.export.artefact import Artefact
 from recsys.export.export import export, export_surfaces, load_recipe
 from recsys.export.program import load_program
@@ -62,6 +65,7 @@ def test_parity_is_measured_and_stored(exports: dict[str, Artefact], surface: st
     assert manifest["parity"]["candidates"] > 50
     for task, found in manifest["parity"]["tasks"].items():
         assert found["probability"] <= 1e-6
+        assert manifest["parity"]["joint"]["tasks"][task]["probability"] <= 1e-6
         assert abs(found["auc"]) < 1e-4
         assert manifest["metrics"][task]["rows"] > 0
         assert 0 < manifest["metrics"][task]["auc"] < 1
@@ -212,6 +216,34 @@ def test_past_a_limit_nothing_is_written(run: RunDirectory, tmp_path: Path):
     with pytest.raises(UserError, match=r"export\.limits\.\w+: surface home, task \w+ is off"):
         export(run, "home", tmp_path, recipe, overrides=["export.limits.ne=1e-12"])
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("embeddings", ["fp32", "int8"])
+def test_a_wrong_cut_of_the_joint_model_is_not_written(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embeddings: str
+):
+    """The program equals its view then, so that only the joint model can tell."""
+    right = view._rows_of_tasks
+
+    def wrong(gate: torch.Tensor, tasks: int, rows: list[int]) -> torch.Tensor:
+        return right(gate, tasks, rows[::-1])
+
+    monkeypatch.setattr(view, "_rows_of_tasks", wrong)
+    recipe = Recipe(embeddings=embeddings)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"export\.limits\.probability: surface home"):
+        export(run, "home", tmp_path, recipe, overrides=LOOSE)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_table_without_the_columns_of_other_surfaces(
+    run: RunDirectory, simulated_log: Path, tmp_path: Path
+):
+    table = tmp_path / "rows.parquet"
+    whole = pq.read_table(simulated_log / "test")
+    pq.write_table(whole.drop_columns(["seed_item", "seed_category"]), table)
+    found = export(run, "home", tmp_path / "out", table=str(table))
+    assert found.manifest["parity"]["joint"] is None
+    assert found.manifest["parity"]["tasks"]["click"]["probability"] <= 1e-6
 
 
 def test_unknown_names_list_the_known_ones(run: RunDirectory, tmp_path: Path):

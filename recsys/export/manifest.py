@@ -119,6 +119,19 @@ def architecture(config: Config) -> dict[str, Any]:
     return {key: document[key] for key in ("model", "surfaces", "features", "tables")}
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """What of a view's configuration `predict`, `finetune` and `drift` go by, besides.
+
+    Not where its run's data lay, nor the precision of its tables, which its recipe has.
+    """
+    document = config.model_dump(mode="json", by_alias=True)
+    return {
+        "data": {key: value for key, value in document["data"].items() if key != "root"},
+        "export": {key: value for key, value in document["export"].items() if key != "embeddings"},
+        "group": document["evaluation"]["group"],
+    }
+
+
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file of an artefact but the manifest."""
     return {

@@ -29,6 +29,7 @@ from recsys.export.manifest import (
     VERSION_LENGTH,
     architecture,
     schema_document,
+    settings,
     sha256_of,
     sha256_of_tensors,
     write_manifest,
@@ -55,7 +56,10 @@ FIRST_REQUESTS = 100
 
 @dataclass(frozen=True)
 class Packaged:
-    """An artefact that is there now; `written` if it was not before."""
+    """An artefact that is there now; `written` if it was not before.
+
+    `manifest` has parity and metrics of the rows given now, which need not be those of its file.
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -114,20 +118,21 @@ class Package:
         return {name: self.recipe.tables.get(name, general) for name in self.config.tables}
 
     def version(self, weights: Mapping[str, Tensor]) -> str:
-        """A hash of weights, recipe and schema: what is the same has the same version."""
+        """A hash of weights, recipe, schema and settings: what is the same has the same version."""
         vocabularies = {n: v.ids.to_pylist() for n, v in self.statistics.vocabularies.items()}
         parts = {
             "weights": sha256_of_tensors(weights),
             "recipe": self.recipe.model_dump(mode="json"),
             "schema": self.schema,
             "architecture": architecture(self.config),
+            "settings": settings(self.config),
             "vocabularies": sha256_of(vocabularies),
             "parent": self.origin.get("parent"),
         }
         return sha256_of(parts)[:VERSION_LENGTH]
 
     def write(self, exports: Path) -> Packaged:
-        """Writes `exports/SURFACE/VERSION`, unless it is there.
+        """Writes `exports/SURFACE/VERSION`; one that is there stays, and is measured on the rows.
 
         Raises `UserError` if parity is past a limit or the disk is full; then nothing is left.
         """
@@ -135,7 +140,9 @@ class Package:
         version = self.version(weights)
         target = exports / self.surface / version
         if target.exists():
-            return Packaged(target, Artefact(target).manifest, written=False)
+            there = Artefact(target)
+            measured = self._compare(score_of_program(there.program, self.signature))
+            return Packaged(target, {**there.manifest, **measured}, written=False)
         if self.recipe.aot:
             check_compiler()
         singles = list(single_requests(self.config, self.statistics, self.rows, FIRST_REQUESTS))

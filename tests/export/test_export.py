@@ -176,6 +176,32 @@ def test_the_same_step_again_writes_nothing(
     assert tree(out) == before
 
 
+def test_what_its_readers_go_by_makes_another_version(
+    run: RunDirectory, exports: dict[str, Artefact], tmp_path: Path
+):
+    shutil.copytree(exports["home"].path.parent, tmp_path / "home")
+    found = export(run, "home", tmp_path, overrides=["data.fallback=home", "export.drift.psi=0.3"])
+    assert found.written and found.path.name != exports["home"].version
+    config = Artefact(found.path).config
+    assert (config.data.fallback, config.export.drift.psi) == ("home", 0.3)
+    assert found.manifest["parity"] == exports["home"].manifest["parity"]
+
+
+def test_a_version_that_is_there_is_measured_on_the_rows_given(
+    run: RunDirectory, exports: dict[str, Artefact], simulated_log: Path
+):
+    out, table = exports["home"].path.parents[1], str(simulated_log / "valid")
+    before = tree(out)
+    again = export(run, "home", out, table=table)
+    assert not again.written and tree(out) == before
+    stored = exports["home"].manifest
+    assert again.manifest["parity"]["rows"] == table != stored["parity"]["rows"]
+    assert again.manifest["metrics"] != stored["metrics"]
+    with pytest.raises(UserError, match=r"export\.limits\.probability: surface home"):
+        export(run, "home", out, overrides=["export.limits.probability=1e-30"])
+    assert tree(out) == before
+
+
 def test_the_run_is_not_touched(run: RunDirectory, tmp_path: Path):
     before = tree(run.path)
     export(run, "home", tmp_path)

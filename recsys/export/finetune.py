@@ -254,14 +254,20 @@ def tower_tables(model: UnifiedModel) -> set[str]:
 
 
 def find_artefact(path: Path, surface: str | None) -> Artefact:
-    """The export at `path`; or of a run, or a folder of exports, the newest of a surface."""
+    """The export at `path`; or of a run, or a folder of exports, the newest of a surface.
+
+    Damaged ones are passed over then, with a warning.
+    """
     if is_artefact(path) or surface is None:
         return Artefact(path)
-    folders = [path / "exports" / surface, path / surface]
-    versions = [
-        Artefact(each) for folder in folders if folder.is_dir() for each in folder.iterdir()
-        if is_artefact(each)
-    ]  # fmt: skip
+    versions = []
+    for folder in (path / "exports" / surface, path / surface):
+        for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if is_artefact(each):
+                try:
+                    versions.append(Artefact(each))
+                except UserError as error:
+                    log.warning("passed over: %s", error)
     if not versions:
-        raise UserError(f"{path}: no export of surface {surface}; run recsys export first")
+        raise UserError(f"{path}: no whole export of surface {surface}; run recsys export first")
     return max(versions, key=lambda each: str(each.manifest["created"]))

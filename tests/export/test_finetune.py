@@ -151,10 +151,16 @@ def test_no_better_epoch_writes_nothing(exports: dict[str, Artefact], fresh: str
     assert not any(tmp_path.iterdir())
 
 
-def test_the_newest_export_of_a_run(run: RunDirectory, tmp_path: Path):
+def test_the_newest_export_of_a_run(
+    run: RunDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
-    with pytest.raises(UserError, match="no export of surface home"):
+    with pytest.raises(UserError, match="no whole export of surface home"):
         find_artefact(copy, "home")
     path = export(RunDirectory(copy), "home").path
     assert find_artefact(copy, "home").path == path
+    damaged = shutil.copytree(path, path.with_name("damaged"))
+    (damaged / "model.pt2").unlink()
+    assert find_artefact(copy, "home").path == path
+    assert "passed over" in caplog.text and "model.pt2: missing" in caplog.text

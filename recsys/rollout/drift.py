@@ -24,6 +24,10 @@ from recsys.model.unified import UnifiedModel
 from recsys.run_directory import RunDirectory
 
 KEEP, RE_BASELINE = "keep", "re-baseline"
+SAME = (
+    "nothing was compared: the version is its own baseline, as it was not fine-tuned; name another "
+    "export or a run with --against"
+)
 EXIT_CODE = {KEEP: 0, RE_BASELINE: 3}
 BUCKETS = 10
 LEAST = 1e-4  # share of a bucket; one without rows has no logarithm
@@ -106,7 +110,10 @@ class Side:
 
 
 def baseline_of(version: Artefact, against: Path | None) -> Side:
-    """What a version is compared with: `against`, an export or a run; or where it comes from."""
+    """What a version is compared with: `against`, an export or a run; or where it comes from.
+
+    One that comes from no other export is compared with itself.
+    """
     if against is None:
         lineage = version.manifest.get("lineage", [])
         against = version.path.parent / lineage[0] if lineage else version.path
@@ -129,10 +136,11 @@ def baseline_of(version: Artefact, against: Path | None) -> Side:
 def drift(version: Artefact, table: str, against: Path | None = None) -> dict[str, Any]:
     """Compares a version with its baseline on fresh labelled rows.
 
-    Returns `{"surface", "version", "baseline", "candidates", "trunk", "tasks": {T: {"psi", "kl",
-    "ne": {"version", "baseline", "difference"}, "pcoc": …}}, "reasons", "verdict"}`. A difference
-    of NE is relative, and positive where the version is worse; of PCOC that of the distances
-    from 1. The verdict is `re-baseline` if there is a reason: a threshold of `export.drift` passed.
+    Returns `{"surface", "version", "baseline", "note", "candidates", "trunk", "tasks": {T: {"psi",
+    "kl", "ne": {"version", "baseline", "difference"}, "pcoc": …}}, "reasons", "verdict"}`. A
+    difference of NE is relative, and positive where the version is worse; of PCOC that of the
+    distances from 1. The verdict is `re-baseline` if there is a reason: a threshold of
+    `export.drift` passed. `note` is null, or says why the verdict says nothing.
     """
     mine, base = Side.of_artefact(version), baseline_of(version, against)
     rows = open_table(table)
@@ -145,6 +153,7 @@ def drift(version: Artefact, table: str, against: Path | None = None) -> dict[st
         "surface": version.surface,
         "version": mine.name,
         "baseline": base.name,
+        "note": SAME if base.name == mine.name else None,
         "candidates": n,
         "trunk": trunk_distance(mine.model, base.model),
         "tasks": {},
@@ -186,6 +195,8 @@ def reasons(result: dict[str, Any], limits: DriftConfig) -> list[str]:
 def print_drift(result: dict[str, Any], console: Console) -> None:
     """The comparison and the verdict; then the new baseline beside the version, or what to do."""
     print_comparison(result, console)
+    if result["note"]:
+        console.print(f"Note: {result['note']}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"Verdict: {result['verdict']}", style="bold")
     new = result.get("rebaselined")
     if new is not None:

@@ -1,10 +1,12 @@
 """Drift: the measures on arrays that can be worked out, the verdicts of exports, re-baselining."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from recsys.cli import app
@@ -13,7 +15,7 @@ from recsys.config.export import DriftConfig, Recipe
 from recsys.errors import UserError
 from recsys.export.artefact import Artefact
 from recsys.export.export import export
-from recsys.rollout.drift import EXIT_CODE, drift, kl, psi, reasons
+from recsys.rollout.drift import EXIT_CODE, drift, kl, print_drift, psi, reasons
 from recsys.run_directory import RunDirectory
 from recsys.training.train import train
 from tests.training.conftest import SMALL
@@ -63,7 +65,7 @@ def test_a_metric_without_a_value_is_no_reason():
     assert reasons(found, DriftConfig()) == []
 
 
-def test_a_version_has_not_drifted_from_itself(
+def test_a_version_has_not_drifted_from_itself_and_that_is_said(
     exports: dict[str, Artefact],
     simulated_log: Path,
 ):
@@ -72,6 +74,10 @@ def test_a_version_has_not_drifted_from_itself(
     assert EXIT_CODE[found["verdict"]] == 0
     for values in found["tasks"].values():
         assert values["psi"] == values["ne"]["difference"] == 0
+    assert found["note"].startswith("nothing was compared")
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_drift(found, console)
+    assert "nothing was compared" in console.export_text()
 
 
 def test_an_export_has_not_drifted_from_its_run(
@@ -80,7 +86,7 @@ def test_an_export_has_not_drifted_from_its_run(
     simulated_log: Path,
 ):
     found = drift(exports["search"], str(simulated_log / "test"), exported_run.path)
-    assert found["trunk"] == 0 and found["verdict"] == "keep"
+    assert found["trunk"] == 0 and found["verdict"] == "keep" and found["note"] is None
 
 
 def test_another_surface_is_no_baseline(

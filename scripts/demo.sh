@@ -66,8 +66,10 @@ root=(--set "data.root=$data")
 step "1/7  Is this machine ready?" "$recsys" doctor
 step "2/7  Logs of all surfaces as request tables" "${make_data[@]}"
 step "3/7  Are the tables what the config says?" "$recsys" data check "$config" "${root[@]}"
-step "4/7  One model for all surfaces, trained by two ranks" \
-  torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j 1x2 \
+# A rank a GPU, two at most; on CPUs two.
+ranks=$("$bin/python" -c 'from recsys.gpus import usable_gpus; print(min(2, usable_gpus() or 2))')
+step "4/7  One model for all surfaces, ranks: $ranks" \
+  torchx run -s local_cwd recsys.train --config "$config" --run "$run" -j "1x$ranks" \
   "data.root=$data" "${shorter[@]}"
 step "5/7  Metrics of the test split per surface and task" "$recsys" evaluate "$run"
 step "6/7  One artefact per surface, checked against the joint model" "$recsys" export "$run"

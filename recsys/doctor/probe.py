@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 import time
+from importlib.metadata import distributions
 
 
 def lookup() -> str:
@@ -25,7 +26,8 @@ def lookup() -> str:
     )
     from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-    cuda = torch.cuda.is_available()
+    # As recsys/gpus.py decides it.
+    cuda = torch.cuda.is_available() and not any(distributions(name="fbgemm-gpu-cpu"))
     device = torch.device("cuda" if cuda else "cpu")
     weights = torch.arange(12.0).view(3, 4)
     table = EmbeddingBagConfig(

@@ -76,7 +76,11 @@ def examine_triple(installed: Installed) -> Triple:
     notes = []
     if not faults and builds[CUDA] is None:
         if installed.torch_cuda:
-            notes.append(f"torch {installed.torch} is for CUDA; with {CPU} it uses CPUs only")
+            note = f"torch {installed.torch} is for CUDA; with {CPU} it uses CPUs only"
+            if installed.gpus:
+                swap = swap_fbgemm(CUDA, pins[2])
+                note += f"; `make setup DEVICE=cuda` makes it use the GPU, or, without make: {swap}"
+            notes.append(note)
         elif installed.gpus:
             notes.append("there is a GPU; `make setup DEVICE=cuda` installs what uses it")
     return Triple(compared, faults, notes)
@@ -116,12 +120,6 @@ def _fbgemm_faults(installed: Installed, torch: str, fbgemm: str) -> Iterator[Fa
         yield Fault(f"{name} {version} does not match torch {release(torch)}", swap)
     elif installed.torch and name == CUDA and not installed.torch_cuda:
         yield Fault(f"{name} is a CUDA build and torch {installed.torch} a CPU build", swap)
-    elif installed.torch and name == CPU and installed.torch_cuda and installed.gpus:
-        yield Fault(
-            f"{name} is a CPU build and torch {installed.torch} is for CUDA "
-            f"{installed.torch_cuda}, on a machine with a GPU",
-            swap,
-        )
 
 
 def swap_fbgemm(build: str, version: str) -> str:

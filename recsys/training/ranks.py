@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recsys.errors import RankError, UserError
+from recsys.gpus import usable_gpus
 from recsys.training.first_rank import FirstRank
 from recsys.training.rendezvous import fresh_store
 
@@ -79,7 +80,7 @@ def start_ranks(timeout_seconds: int, threads: int | None = None) -> Iterator[Ra
     if threads:
         torch.set_num_threads(threads)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    cuda = torch.cuda.is_available()
+    cuda = usable_gpus() > 0
     device = torch.device("cpu")
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

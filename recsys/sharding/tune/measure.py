@@ -41,9 +41,9 @@ def check_at_hand(cluster: Cluster) -> None:
             f"--tune measures on this machine, but {cluster.label} has {cluster.nodes} hosts; "
             "give a topology of one"
         )
-    import torch
+    from recsys.gpus import usable_gpus
 
-    has = torch.cuda.device_count()
+    has = usable_gpus()
     if cluster.device.compute == "cuda" and has < cluster.ranks:
         raise UserError(
             f"--tune measures on this machine: {cluster.label} needs {cluster.ranks} GPUs, it has "

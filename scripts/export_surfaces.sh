@@ -6,7 +6,7 @@
 # One surface that fails does not stop the others. Last comes a table of what happened; the exit code is 1
 # if one failed.
 #
-# SURFACES="A B"  which ones (default: all of the run)
+# SURFACES="A B"  which ones, no blanks in their names (default: all of the run)
 # JOBS=N          how many at the same time (default: one a core)
 # VERB=finetune   another verb that takes RUN and --surface
 # RECSYS=COMMAND  default: .venv/bin/recsys, with a python beside it
@@ -53,8 +53,10 @@ one() {
 export -f one
 export recsys results
 # `one` says in a file how it ended, so that xargs goes on.
-xargs -P "${JOBS:-$(nproc)}" -I SURFACE bash -c 'one "$@"; exit 0' one SURFACE \
-  "${VERB:-export}" "$run" "$@" <"$results/.surfaces"
+# NUL between names: a name may have blanks and quotes.
+tr '\n' '\0' <"$results/.surfaces" |
+  xargs -0 -P "${JOBS:-$(nproc)}" -I SURFACE bash -c 'one "$@"; exit 0' one SURFACE \
+    "${VERB:-export}" "$run" "$@"
 
 "$python" - "$results" <<'PYTHON'
 import json
@@ -66,18 +68,19 @@ from rich.console import Console
 from recsys.export.show import print_exports
 
 folder = Path(sys.argv[1])
-surfaces = (folder / ".surfaces").read_text().split()
+surfaces = (folder / ".surfaces").read_text().splitlines()
 exports, failed = [], []
 for surface in surfaces:
     code = folder / f"{surface}.code"
     if code.is_file() and code.read_text().strip() == "0":
         found = json.loads((folder / f"{surface}.json").read_text())
-        exports += found.get("exports", [found])
+        exports += found.get("exports", [found] if "parity" in found else [])
     else:
         lines = (folder / f"{surface}.log").read_text().splitlines() or ["ended without a word"]
         failed.append(f"{surface}: failed: {lines[-1]}")
 console = Console()
-print_exports(exports, console)
+if exports:  # other verbs make none
+    print_exports(exports, console)
 for line in failed:
     console.print(line, style="red", highlight=False, soft_wrap=True)
 console.print(f"{len(surfaces) - len(failed)} of {len(surfaces)} surfaces are done", highlight=False)

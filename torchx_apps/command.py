@@ -10,7 +10,8 @@ from torchx import specs
 from torchx.components import dist
 from torchx.specs.overlays import set_overlay
 
-OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)  # key.path=value
+# key.path=value, whatever characters a surface's or a table's name has; an option begins with `-`.
+OVERRIDE = re.compile(r"[A-Za-z_][^\s=]*=.*", re.DOTALL)
 
 
 def with_overrides(arguments: Sequence[str], more: Iterable[str]) -> list[str]:

@@ -40,6 +40,35 @@ def test_one_surface_that_fails_does_not_stop_the_others(
     assert tree(run.path) == before
 
 
+def test_another_verb_and_a_name_with_a_blank(tmp_path: Path):
+    """A verb that makes no export: here a command that does nothing but answer."""
+    run, command = tmp_path / "run", tmp_path / "bin" / "recsys"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        """
+name: blanks
+data: {root: .}
+tables: {item: {rows: 4, dim: 4}}
+features: {candidate: {item: {id: item}}}
+surfaces: {home feed: {tasks: [click]}, search: {tasks: [click]}}
+"""
+    )
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\necho "{\\"called\\": \\"$*\\"}"\necho "$*" >>"$CALLS"\n')
+    command.chmod(0o755)
+    python = command.with_name("python")
+    python.write_text(f'#!/bin/sh\nexec {BIN}/python "$@"\n')
+    python.chmod(0o755)
+    calls = tmp_path / "calls"
+    done = script(str(run), VERB="evaluate", RECSYS=str(command), CALLS=str(calls))
+    assert done.returncode == 0, done.stderr
+    assert sorted(calls.read_text().splitlines()) == [
+        f"evaluate {run} --surface home feed --json",
+        f"evaluate {run} --surface search --json",
+    ]
+    assert "2 of 2 surfaces are done" in done.stdout
+
+
 def test_no_run(tmp_path: Path):
     done = script(str(tmp_path))
     assert done.returncode == 2

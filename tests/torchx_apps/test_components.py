@@ -121,6 +121,12 @@ def test_training_passes_everything_on() -> None:
     ]
 
 
+def test_an_override_of_a_name_with_other_characters() -> None:
+    more = ["surfaces.eu-west.weight=2", "sharding.constraints.user*.types=[row_wise]"]
+    (role,) = app_of("train", *REQUIRED["train"], *more).roles
+    assert verb_of(role) == ["train", "c.yaml", "--set", more[0], "--set", more[1]]
+
+
 def test_torchrun_reads_its_options_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """`dist.torchrun` has no argument for them."""
     (role,) = app_of(

@@ -84,7 +84,7 @@ def test_a_terminated_tuning_leaves_no_rank_behind(config: Config, tmp_path: Pat
     path.write_text(dump_config(config))
 
     def ranks() -> list[str]:
-        found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+        found = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True)
         return [line for line in found.stdout.splitlines() if f"{tmp_path}/recsys-" in line]
 
     def wait_for(count: int) -> None:

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.hashing import splitmix64, xxh64
 from recsys.data.layout import Layout
-from recsys.data.schema import Projection, leaf_columns
-from recsys.data.splits import open_split, readable
+from recsys.data.rowgroups import RowGroups
+from recsys.data.schema import Projection
+from recsys.data.splits import open_split
 from recsys.errors import UserError
 from recsys.evaluation.slices import HISTORY_LENGTH, KNOWN_GROUP
 
@@ -31,24 +31,15 @@ def known_groups(config: Config) -> NDArray[np.uint64] | None:
     except UserError:
         return None
     found, layout = np.zeros(0, np.uint64), Layout(config)
-    for file, schema in enumerate(split.schemas):
-        own = name in schema.names
-        with (
-            readable(split.show(file)),
-            pq.ParquetFile(split.filesystem.open_input_file(split.files[file])) as parquet,
-        ):
-            extras = {"request_extras" if own else "candidate_extras": (name,)}
-            read = leaf_columns(parquet, Projection(layout, (), labels=False, **extras))
-            if not own and read == [config.data.axis]:
+    own = all(name in schema.names for schema in split.schemas)
+    extras = {"request_extras" if own else "candidate_extras": (name,)}
+    with RowGroups(split, Projection(layout, (), labels=False, **extras)) as source:
+        for number in range(len(split.row_groups)):
+            table = source.table(number)
+            if not own and "candidates" not in table.column_names:
                 return None
-            for group in split.row_groups:
-                if group.file != file:
-                    continue
-                table = parquet.read_row_group(group.index, columns=read)
-                if split.chosen is not None:
-                    table = table.filter(split.chosen.rows(table[config.data.axis]))
-                values = table[name] if own else _of_candidates(table["candidates"], name)
-                found = np.union1d(found, hashes(pc.unique(values).drop_null()))
+            values = table[name] if own else _of_candidates(table["candidates"], name)
+            found = np.union1d(found, hashes(pc.unique(values).drop_null()))
     return found
 
 

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.config import Config
 from recsys.data.layout import Layout
-from recsys.data.schema import Projection, leaf_columns
-from recsys.data.splits import open_split, readable
+from recsys.data.rowgroups import RowGroups
+from recsys.data.schema import Projection
+from recsys.data.splits import open_split
 from recsys.errors import UserError
 from recsys.evaluation.known import hashes
 
@@ -42,39 +42,29 @@ def _split(config: Config, name: str) -> dict[str, Any]:
     positives = np.zeros((len(surfaces), len(tasks)))
     group, layout = config.evaluation.group, Layout(config)
     users: NDArray[np.uint64] | None = np.zeros(0, np.uint64)
-    for file, schema in enumerate(split.schemas):
-        has_group = group is not None and group in schema.names
-        axis = config.data.axis
-        chosen = Projection(layout, (), request_extras=(group,) if group and has_group else ())
-        with (
-            readable(split.show(file)),
-            pq.ParquetFile(split.filesystem.open_input_file(split.files[file])) as parquet,
-        ):
-            read = leaf_columns(parquet, chosen)
-            for row_group in split.row_groups:
-                if row_group.file != file:
-                    continue
-                table = parquet.read_row_group(row_group.index, columns=read)
-                if split.chosen is not None:
-                    table = table.filter(split.chosen.rows(table[axis]))
-                surface = _codes(table[axis], surfaces, config.data.fallback)
-                table, surface = table.filter(pa.array(surface >= 0)), surface[surface >= 0]
-                lists = table["candidates"].combine_chunks()
-                lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False)
-                of_row = np.repeat(surface, lengths)
-                requests += np.bincount(surface, minlength=len(surfaces))
-                candidates += np.bincount(of_row, minlength=len(surfaces))
-                struct = lists.flatten()
-                for t, task in enumerate(tasks):
-                    label = pc.struct_field(struct, task).cast(pa.float64()).to_numpy(False)
-                    is_known = ~np.isnan(label)
-                    rows = of_row[is_known]
-                    known[:, t] += np.bincount(rows, minlength=len(surfaces))
-                    positives[:, t] += np.bincount(rows, label[is_known], len(surfaces))
-                if not has_group:
-                    users = None
-                elif users is not None:
-                    users = np.union1d(users, hashes(pc.unique(table[group]).drop_null()))
+    has_group = group is not None and all(group in schema.names for schema in split.schemas)
+    chosen = Projection(layout, (), request_extras=(group,) if group and has_group else ())
+    with RowGroups(split, chosen) as source:
+        for number in range(len(split.row_groups)):
+            table = source.table(number)
+            surface = _codes(table[config.data.axis], surfaces, config.data.fallback)
+            table, surface = table.filter(pa.array(surface >= 0)), surface[surface >= 0]
+            lists = table["candidates"].combine_chunks()
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False)
+            of_row = np.repeat(surface, lengths)
+            requests += np.bincount(surface, minlength=len(surfaces))
+            candidates += np.bincount(of_row, minlength=len(surfaces))
+            struct = lists.flatten()
+            for t, task in enumerate(tasks):
+                label = pc.struct_field(struct, task).cast(pa.float64()).to_numpy(False)
+                is_known = ~np.isnan(label)
+                rows = of_row[is_known]
+                known[:, t] += np.bincount(rows, minlength=len(surfaces))
+                positives[:, t] += np.bincount(rows, label[is_known], len(surfaces))
+            if not has_group:
+                users = None
+            elif users is not None:
+                users = np.union1d(users, hashes(pc.unique(table[group]).drop_null()))
     return {
         "requests": int(requests.sum()),
         "candidates": int(candidates.sum()),

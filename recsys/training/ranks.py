@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -52,12 +52,14 @@ class Ranks:
         if found is not None:
             raise UserError(str(found))
 
-    def after_first(self) -> AbstractContextManager[None]:
-        """A block in which the first rank works however long; the others leave it after the first.
+    @contextmanager
+    def after_first(self) -> Iterator[None]:
+        """A block `together` in which the first rank works however long; the others wait for it.
 
         Collective, but no wait for the first rank's work is cut short by the timeout.
         """
-        return nullcontext() if self.alone is None else self.alone.works()
+        with self.together(), self.alone.works() if self.alone else nullcontext():
+            yield
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -47,7 +47,7 @@ def prepare_run(
     sharding `plan` does not fit, or if a resumed run's
     configuration differs from the one it began with.
     """
-    with ranks.together(), ranks.after_first():
+    with ranks.after_first():
         if ranks.first:
             resume = resume or holds(run)
             if plan is not None:
@@ -139,7 +139,7 @@ def fitted_statistics(config: Config, run: RunDirectory, ranks: Ranks) -> Statis
     # Half-written ones are of a process killed before the first step; once there are checkpoints,
     # they must stay what they were.
     begun = run.statistics.is_dir() and run.checkpoints.is_dir()
-    with ranks.together(), ranks.after_first():
+    with ranks.after_first():
         if ranks.first and not begun and not Statistics.is_whole(run.statistics):
             try:
                 shutil.rmtree(run.statistics, ignore_errors=True)

@@ -1,10 +1,7 @@
 """The story of a training run."""
 
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,10 +32,9 @@ from recsys.training.sharded import build_sharded_model, unwrap
 from recsys.training.start import fitted_statistics, prepare_run
 from recsys.training.step import Lockstep, Stepper, StepResult
 from recsys.training.steps import Agreement, choose_steps
+from recsys.training.stop import StopFlag, stop_signals
 from recsys.training.validation import is_better, monitored, validate
 from recsys.training.warm_start import print_parts, summary, warm_start
-
-ECHO_SECONDS = 1.0  # two signals closer than this are one request to stop
 
 log = logging.getLogger(__name__)
 
@@ -63,43 +59,6 @@ def train(
             trainer.warm_start(config.training.warm_start)
         with stop_signals() as stop, steps_in_logs(lambda: trainer.progress.step):
             return trainer.fit(stop)
-
-
-class StopFlag:
-    """Set by Ctrl-C or SIGTERM; `name` is read once a step."""
-
-    name: str | None = None
-
-    def is_set(self) -> bool:
-        """For where there are no steps: while validating."""
-        return self.name is not None
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopFlag]:
-    """Turns SIGINT and SIGTERM into a flag; another Ctrl-C later interrupts at once.
-
-    A job gets one request to stop several times: Slurm signals every process of a step, and so
-    does torchrun. Whoever loses patience after SIGTERM sends SIGKILL.
-    """
-    flag = StopFlag()
-    asked = 0.0
-
-    def handle(number: int, _frame: object) -> None:
-        nonlocal asked
-        if flag.name is None:
-            flag.name, asked = signal.Signals(number).name, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - asked > ECHO_SECONDS:
-            raise KeyboardInterrupt
-
-    before = {}
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, handle)
-    try:
-        yield flag
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 class Trainer:
@@ -172,7 +131,7 @@ class Trainer:
         """Goes on from the newest whole checkpoint; False if there is none (collective)."""
         folder = self.run.checkpoints
         newest = None
-        with self.ranks.together(), self.ranks.after_first():
+        with self.ranks.after_first():
             if self.ranks.first:
                 checkpoint.tidy(folder)
                 newest = checkpoint.latest(folder)

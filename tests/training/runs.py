@@ -18,7 +18,8 @@ from recsys.data.batch import Batch
 from recsys.errors import RunError
 from recsys.training import train as training
 from recsys.training.step import Stepper
-from recsys.training.train import StopFlag, train
+from recsys.training.stop import StopFlag
+from recsys.training.train import train
 
 
 class StopAtStep(StopFlag):

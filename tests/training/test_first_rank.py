@@ -51,17 +51,17 @@ def test_a_slow_fit_and_a_slow_check_are_waited_for(
 def silent_work() -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_rank, "BEAT_SECONDS", 0.2)
-        with start_ranks(1) as ranks:
-            try:
-                with ranks.after_first():
-                    if ranks.first:
-                        patch.setattr(first_rank, "BEAT_SECONDS", 60)
-                        time.sleep(4)
-            except RunError as error:
-                return str(error)
+        try:
+            with start_ranks(1) as ranks, ranks.after_first():
+                if ranks.first:
+                    patch.setattr(first_rank, "BEAT_SECONDS", 60)
+                    time.sleep(4)
+        except RunError as error:
+            return str(error)
     return "nothing"
 
 
 def test_a_first_rank_without_a_sign_of_life_is_not_waited_for(two_ranks: TwoRanks) -> None:
-    _, second = two_ranks.run(silent_work)
+    first, second = two_ranks.run(silent_work)
+    assert first.startswith("rank 0: another rank is gone")
     assert second.startswith("rank 1: rank 0, which works alone, was silent for training.timeout")

@@ -23,7 +23,8 @@ from recsys.data.statistics import Statistics
 from recsys.errors import RunError, UserError
 from recsys.training import train as training
 from recsys.training.step import Stepper
-from recsys.training.train import StopFlag, train
+from recsys.training.stop import StopFlag
+from recsys.training.train import train
 from tests.training.conftest import SMALL
 from tests.training.runs import (
     assert_same_run,

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from recsys.training import train as training
-from recsys.training.train import stop_signals
+from recsys.training import stop as stopping
+from recsys.training.stop import stop_signals
 
 
 def test_the_first_signal_is_remembered_and_its_echo_ignored() -> None:
@@ -22,7 +22,7 @@ def test_the_first_signal_is_remembered_and_its_echo_ignored() -> None:
 def test_a_later_ctrl_c_interrupts_and_a_later_sigterm_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "ECHO_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "ECHO_SECONDS", 0.0)
     with stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)

@@ -4,12 +4,11 @@ from collections import OrderedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from recsys.data.columns import Columns, flatten
 from recsys.data.faults import Fault, Place, UnknownIds, UnseenSurfaces
 from recsys.data.schema import Projection, leaf_columns, string_columns
-from recsys.data.splits import Split, readable
+from recsys.data.splits import Split, is_local, readable
 
 # How many files stay open where row groups are read in a random order of files. An open file costs
 # the memory of its footer, some MiB.
@@ -77,7 +76,7 @@ class RowGroups:
         source = filesystem.open_input_file(self.split.files[number])
         # Few large reads, which stay in memory until the next row group of the file: for the
         # latency of a network.
-        remote = not isinstance(filesystem, fs.LocalFileSystem)
+        remote = not is_local(filesystem)
         parquet = pq.ParquetFile(source, pre_buffer=remote)
         columns = leaf_columns(parquet, self.chosen)
         strings = string_columns(parquet.schema, columns, self.chosen)

@@ -187,6 +187,11 @@ def _filesystem(url: str, key: str) -> tuple[fs.FileSystem, str, str]:
         raise UserError(f"{key}: {url}: {_one_line(error)}; check data.root") from None
 
 
+def is_local(filesystem: fs.FileSystem) -> bool:
+    """Whether a read waits for a disk alone, and not for a network."""
+    return isinstance(filesystem, fs.LocalFileSystem)
+
+
 def _files(filesystem: fs.FileSystem, path: str, url: str, key: str) -> Iterator[str]:
     try:
         info = filesystem.get_file_info(path)
@@ -222,7 +227,7 @@ def _footers(
     def read(file: str) -> tuple[pa.Schema, list[tuple[int, int]]]:
         return _footer(filesystem, file, prefix + file)
 
-    if isinstance(filesystem, fs.LocalFileSystem):
+    if is_local(filesystem):
         return [read(file) for file in files]
     with ThreadPoolExecutor(min(FOOTER_THREADS, len(files))) as pool:
         return list(pool.map(read, files))

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from pyarrow import fs
 
 from recsys.config import Config, IdFeature, dump_config, parse_config
 from recsys.config.experiment import nearest
-from recsys.data.splits import Split, open_split
+from recsys.data.splits import Split, is_local, open_split
 from recsys.errors import UserError
 from recsys.files import whole_folder, write_text
 from recsys.sql import WRONG_STATEMENT, first_line, opened, quoted, text
@@ -179,7 +178,7 @@ def configuration(
 
 def _fields_of_events(split: Split, user: str, shared: Iterable[str]) -> list[str]:
     """Raises `UserError` if a split cannot be read here, or lacks a column."""
-    if not isinstance(split.filesystem, fs.LocalFileSystem):
+    if not is_local(split.filesystem):
         raise UserError(f"{split.url}: is not on this machine; copy the split and set data.root")
     for name in (user, "history"):
         if name not in split.schemas[0].names:

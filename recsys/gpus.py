@@ -4,7 +4,7 @@ from importlib.metadata import distributions
 
 import torch
 
-CPU_BUILD = "fbgemm-gpu-cpu"
+from recsys.doctor.triple import CPU
 
 
 def usable_gpus() -> int:
@@ -12,6 +12,6 @@ def usable_gpus() -> int:
 
     PyPI's torch is the one for CUDA, so that a set-up for CPUs may well have it.
     """
-    if any(distributions(name=CPU_BUILD)):
+    if any(distributions(name=CPU)):
         return 0
     return torch.cuda.device_count()

@@ -229,13 +229,14 @@ def predictions_apart(path: Path, device: str) -> float:
     run = RunDirectory.open(path)
     config, statistics = run.config, Statistics.load(run.statistics)
     here, there = load_model(run, config), load_model(run, config).to(device)
-    apart = 0.0
+    apart = torch.zeros(())
     with Reader(config, "test", statistics, shuffle=False, batch_candidates=4096) as reader:
         for batch in reader:
             expected = here(batch).probabilities()
             found = there(batch.to(torch.device(device))).probabilities()
-            apart = max(apart, float((found.cpu() - expected).abs().max()))
-    return apart
+            # Unlike max(), keeps a NaN.
+            apart = torch.maximum(apart, (found.cpu() - expected).abs().max())
+    return float(apart)
 
 
 def precisions(training: dict[str, OnDevice], rounds: int) -> list[Row]:

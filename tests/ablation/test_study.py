@@ -139,7 +139,7 @@ def test_unknown_split_and_variant(tmp_path: Path) -> None:
 def test_a_result_is_of_its_own_configuration(tmp_path: Path, change: str, message: str) -> None:
     path = ROOT / "configs" / "simulated.yaml"
     constrained = ["sharding.constraints.user.types=[table_wise]"]
-    study = Study(variants={"joint": {"set": constrained}}, seeds=(1,))  # type: ignore[dict-item]
+    study = Study.model_validate({"variants": {"joint": {"set": constrained}}, "seeds": [1]})
     [[[run]]] = runs_of(study, path, tmp_path, "test").values()
     run.folder.mkdir(parents=True)
     (run.folder / "config.yaml").write_text(dump_config(load_config(path, run.overrides)))

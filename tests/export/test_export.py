@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys.config.export import Recipe
+from recsys.config.export import Precision, Recipe
 from recsys.errors import UserError
 from recsys.evaluation.score import Scorer
 from recsys.export import view
@@ -210,9 +210,9 @@ def test_the_run_is_not_touched(run: RunDirectory, tmp_path: Path):
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_quantised_tables(
-    run: RunDirectory, exports: dict[str, Artefact], tmp_path: Path, precision: str
+    run: RunDirectory, exports: dict[str, Artefact], tmp_path: Path, precision: Precision
 ):
-    recipe = Recipe(embeddings=precision)  # type: ignore[arg-type]
+    recipe = Recipe(embeddings=precision)
     found = export(run, "home", tmp_path, recipe, overrides=LOOSE)
     assert found.path.name != exports["home"].version
     parity = found.manifest["parity"]["tasks"]["click"]
@@ -246,7 +246,7 @@ def test_past_a_limit_nothing_is_written(run: RunDirectory, tmp_path: Path):
 
 @pytest.mark.parametrize("embeddings", ["fp32", "int8"])
 def test_a_wrong_cut_of_the_joint_model_is_not_written(
-    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embeddings: str
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embeddings: Precision
 ):
     """The program equals its view then, so that only the joint model can tell."""
     right = view._rows_of_tasks
@@ -255,7 +255,7 @@ def test_a_wrong_cut_of_the_joint_model_is_not_written(
         return right(gate, tasks, rows[::-1])
 
     monkeypatch.setattr(view, "_rows_of_tasks", wrong)
-    recipe = Recipe(embeddings=embeddings)  # type: ignore[arg-type]
+    recipe = Recipe(embeddings=embeddings)
     with pytest.raises(UserError, match=r"export\.limits\.probability: surface home"):
         export(run, "home", tmp_path, recipe, overrides=LOOSE)
     assert not list(tmp_path.rglob("*.*"))

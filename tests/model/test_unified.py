@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -314,7 +315,7 @@ class SequencesAsIndex(TorchFunctionMode):
         super().__init__()
         self.found: list[object] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__getitem__:
             parts = args[1] if isinstance(args[1], tuple) else (args[1],)
             self.found += [part for part in parts if isinstance(part, list | tuple)]

@@ -1,13 +1,17 @@
 """The request table that the KuaiRand recipe writes, and its errors."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from recsys.cli import app
 from recsys.data.recipes.kuairand import KuaiRandOptions, build
 from recsys.data.recipes.kuairand.prior import read_prior
 from recsys.data.recipes.kuairand.read import EARLIER_LOG, MAIN_LOG, PRIOR, USERS, VIDEOS
@@ -155,6 +159,26 @@ def test_gap_and_other_tabs(raw: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_every_option_is_one_of_the_command_line(raw: Path, tmp_path: Path) -> None:
+    def options(out: str, *words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["data", "kuairand", str(raw), str(tmp_path / out), *words])
+        assert done.exit_code == 0, done.output
+        return json.loads((tmp_path / out / "recipe.json").read_text())["options"]
+
+    of_files = {"requests_per_file", "requests_per_row_group"}
+    chosen = KuaiRandOptions(20220424, 20220426, 20220427, 20220428, 60.0, 3, keep_other_tabs=True)
+    flags = (
+        "--train-first=20220424 --valid-first=20220426 --test-first=20220427 --test-last=20220428 "
+        "--request-gap=60 --history-length=3 --keep-other-tabs"
+    )
+    assert options("chosen", *flags.split()) == asdict(chosen)
+    assert options("default") == asdict(KuaiRandOptions())
+    differ = {
+        key for key in asdict(chosen) if getattr(chosen, key) != getattr(KuaiRandOptions(), key)
+    }
+    assert differ == asdict(chosen).keys() - of_files
+
+
 def test_rates_are_those_of_earlier_events(raw: Path, tmp_path: Path) -> None:
     build(raw, tmp_path / "out", SPLITS)
     first, second, third = pq.read_table(tmp_path / "out" / "train").to_pylist()
@@ -271,7 +295,7 @@ def test_other_errors(raw: Path, tmp_path: Path) -> None:
         build(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(UserError, match="column date has no row from 20230101"):
         build(raw, tmp_path / "out", KuaiRandOptions(20230101, 20230102, 20230103, 20230104))
-    with pytest.raises(UserError, match="not in order"):
+    with pytest.raises(UserError, match="not in order: give --train-first"):
         KuaiRandOptions(valid_first=20220420)
     with pytest.raises(UserError, match="history_length is 0"):
         KuaiRandOptions(history_length=0)

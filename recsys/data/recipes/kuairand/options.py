@@ -54,12 +54,10 @@ class KuaiRandOptions:
         if list(dates) != sorted(set(dates)):
             raise UserError(
                 f"split dates {dates[0]}, {dates[1]}, {dates[2]}, {self.test_last} are not in "
-                "order: give train_first < valid_first < test_first <= test_last"
+                "order: give --train-first < --valid-first < --test-first <= --test-last"
             )
         for name in ("history_length", "requests_per_file", "requests_per_row_group"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
         if not self.request_gap_seconds >= 0:
-            raise UserError(
-                f"request_gap_seconds is {self.request_gap_seconds}: give 0 or more seconds"
-            )
+            raise UserError(f"--request-gap is {self.request_gap_seconds}: give 0 or more seconds")

@@ -5,13 +5,15 @@
 
 The inputs are those of the trunk, read as training reads them: numbers raw, an id as the row of its
 table – a category where the table has at most `--categories` rows, else left out, because trees
-memorise long lists of ids – and the surface. Histories and lists of ids are no inputs of trees.
+memorise long lists of ids – and the surface; `--inputs` chooses among them. Histories and lists of
+ids are no inputs of trees.
 Trees are added until the valid days are ranked no better. Writes the predictions tables OUT/valid
 and OUT/test, which `recsys report` compares pairwise with a run's; of a log that has dropped
 negatives (`negative_sampling`) with the same weights, and probabilities for the whole traffic.
 """
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +56,9 @@ RARE = 0.1  # share of positives below which trees are small, or they memorise t
 class Inputs:
     """Which columns the trees see, and a split as a matrix of them."""
 
-    def __init__(self, config: Config, statistics: Statistics, categories: int) -> None:
+    def __init__(
+        self, config: Config, statistics: Statistics, categories: int, chosen: str = ""
+    ) -> None:
         self.config, self.statistics, self.layout = config, statistics, Layout(config)
         self.ids = [
             column
@@ -69,8 +73,13 @@ class Inputs:
             if level != "history"
             for column in self.layout.numbers_of(level)
         ]
-        self.categories = ["surface", *(column.key for column in self.ids)]
-        self.names = [*self.categories, *numbers]
+        ids = ["surface", *(column.key for column in self.ids)]
+        names = [*ids, *numbers]
+        self.kept = [at for at, name in enumerate(names) if re.search(chosen, name)]
+        if not self.kept:
+            raise typer.BadParameter(f"--inputs {chosen}: finds none of {', '.join(names)}")
+        self.names = [names[at] for at in self.kept]
+        self.categories = [at for at, name in enumerate(self.names) if name in ids]
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray, pa.Table]:
         """Inputs `[N, F]` and labels `[N, T]`, NaN where null, and the columns that say which
@@ -100,7 +109,8 @@ class Inputs:
         ids = [self._id(batch, column) for column in self.ids]
         numbers = [batch.request_numbers[index], batch.candidate_numbers]
         parts = [batch.surface_index.view(-1, 1), *ids, *numbers]
-        return np.concatenate([part.numpy().astype(np.float32) for part in parts], axis=1)
+        matrix = np.concatenate([part.numpy().astype(np.float32) for part in parts], axis=1)
+        return matrix[:, self.kept]
 
     def _id(self, batch: Batch, column: IdColumn) -> Any:
         found = batch.sparse[self.layout.collection_of[column.feature.id]]
@@ -122,7 +132,7 @@ def train(inputs: Inputs, data: dict[str, Any], t: int, seed: int, threads: int)
                 labels[known, t],
                 reference=sets[0] if sets else None,
                 feature_name=[name.replace(".", "_") for name in inputs.names],
-                categorical_feature=list(range(len(inputs.categories))),
+                categorical_feature=inputs.categories,
             )
         )
     return lgb.train(
@@ -162,12 +172,15 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder for the predictions tables.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
     categories: Annotated[int, typer.Option(help="Most rows of a table that is an input.")] = 256,
+    chosen: Annotated[
+        str, typer.Option("--inputs", help="Regular expression of inputs. Default: all.")
+    ] = "",
     seed: Annotated[int, typer.Option()] = 1,
     threads: Annotated[int, typer.Option()] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     config = load_config(path, overrides or [])
-    inputs = Inputs(config, fit(config), categories)
+    inputs = Inputs(config, fit(config), categories, chosen)
     data = {split: inputs.read(split) for split in ("train", "valid", "test")}
     logits = {split: np.zeros((len(data[split][0]), len(config.tasks))) for split in data}
     found: dict[str, Any] = {"inputs": len(inputs.names), "tasks": {}}

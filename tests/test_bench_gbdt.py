@@ -19,15 +19,31 @@ pytest.importorskip("lightgbm")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_gbdt.py"
 
 
+def bench(config: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(config), str(out), *arguments, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_chosen_inputs_alone(simulated_log: Path, tmp_path: Path) -> None:
+    config = simulated_log / "config.yaml"
+    found = bench(config, tmp_path / "out", "--inputs", "^surface$")
+    assert json.loads(found.stdout)["inputs"] == 1, found.stderr
+    table = pq.read_table(tmp_path / "out" / "test")
+    scores = table.group_by("surface").aggregate([("click", "min"), ("click", "max")])
+    assert scores["click_min"] == scores["click_max"]
+    none = bench(config, tmp_path / "none", "--inputs", "no such input")
+    assert none.returncode == 2
+    assert "finds none of surface, " in " ".join(none.stderr.split())
+
+
 def test_a_row_for_each_candidate_that_the_report_can_read(
     simulated_log: Path, tmp_path: Path
 ) -> None:
     config = simulated_log / "config.yaml"
     out = tmp_path / "out"
     kept = "surfaces.home.negative_sampling={click: 0.25}"
-    command = [sys.executable, str(SCRIPT), str(config), str(out), "--set", kept, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = bench(config, out, "--set", kept)
     summary = json.loads(found.stdout)
     table = pq.read_table(out / "test").to_pydict()
     split = open_split(load_config(config), "test")

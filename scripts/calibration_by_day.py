@@ -9,6 +9,8 @@ Several tables, one a seed, of the same rows: figures are means over seeds. Prin
 
 - base rates of the days fitted and judged, by surface;
 - PCOC of each surface, NE, and Field-ECE by surface with its difference from `global`;
+- what Field-ECE chance alone would give to true probabilities on as many rows (mean |deviation| of
+  the resamples): no calibrator can be expected to be below it;
 - Field-ECE once a single shift of all logits has made Σ p = Σ y on the days judged. Nobody knows it
   beforehand: it shows what is left when the rate of all surfaces together had not moved.
 
@@ -104,18 +106,22 @@ class Resampled:
 
 
 def judged(p: Floats, y: Floats, resampled: Resampled) -> dict[str, Floats]:
-    """`pcoc [B, S]`, `field_ece [B]`, and `shifted [B]` as the module says."""
+    """`pcoc [B, S]`, `field_ece [B]`, `chance [B]` and `shifted [B]` as the module says."""
     rows, expected, seen = (resampled.sums(x) for x in (np.ones_like(p), p, y))
     z = np.log(p) - np.log1p(-p)
     for _ in range(20):  # Newton: the shift at which Σ p = Σ y
         q = 1 / (1 + np.exp(-z))
         z = z - (q - y).sum() / (q * (1 - q)).sum()
     q = 1 / (1 + np.exp(-z))
+    wrong = expected - seen
+    chance = np.abs(wrong - wrong[0]).sum(1) / rows.sum(1)
+    chance[0] = chance[1:].mean()
     gap, slope = resampled.sums(q - y), resampled.sums(q * (1 - q))
     step = gap.sum(1) / slope.sum(1)  # a resample's own shift is one more step away
     return {
         "pcoc": expected / np.maximum(seen, 1),
-        "field_ece": np.abs(expected - seen).sum(1) / rows.sum(1),
+        "field_ece": np.abs(wrong).sum(1) / rows.sum(1),
+        "chance": chance,
         "shifted": np.abs(gap - step[:, None] * slope).sum(1) / rows.sum(1),
     }
 
@@ -172,6 +178,7 @@ def main(arguments: argparse.Namespace) -> None:
                 f"{name} {shown(each['pcoc'][:, s])}" for s, name in enumerate(first.names)
             )
             print(f"  {kind:25} NE {np.mean(entropy[kind]):.4f}  PCOC {pcoc}")
+        print(f"  Field-ECE of true probabilities, by chance: {shown(base['chance'], 4)}")
         for key, words in (("field_ece", "Field-ECE"), ("shifted", "Field-ECE, one shift")):
             for kind, each in means.items():
                 print(f"  {kind:25} {words}: {compared(each[key], base[key])}")

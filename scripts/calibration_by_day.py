@@ -4,6 +4,7 @@
     python scripts/calibration_by_day.py RUN/predictions/valid            # all days but the last
     python scripts/calibration_by_day.py RUN/predictions/valid --judge RUN/predictions/test
 
+With `--nightly` it fits anew before each day judged, to the days judged before it too.
 Reads predictions tables alone: the logits before calibration, and what the run made of them.
 Several tables, one a seed, of the same rows: figures are means over seeds. Prints, for each task:
 
@@ -92,6 +93,24 @@ def calibrated(kind: str, fit: Any, judge: Any, surfaces: list[str]) -> Floats:
     return p
 
 
+def part(rows: Any, chosen: Mask) -> Any:
+    z, y, p, (of, _) = rows
+    return z[chosen], y[chosen], p[chosen], (of[chosen], None)
+
+
+def calibrated_nightly(
+    kind: str, fit: Any, judge: Any, day: NDArray[np.int64], surfaces: list[str]
+) -> Floats:
+    """As `calibrated`; each day by what was fitted to all days before it."""
+    found = np.empty(len(day))
+    for today in np.unique(day):
+        (z, y, p, (of, _)), (*more, (where, _)) = fit, part(judge, day < today)
+        known = [np.concatenate(both) for both in zip((z, y, p), more, strict=True)]
+        before = (*known, (np.concatenate([of, where]), None))
+        found[day == today] = calibrated(kind, before, part(judge, day == today), surfaces)
+    return found
+
+
 class Resampled:
     """Sums by surface in resamples of users."""
 
@@ -154,7 +173,12 @@ def main(arguments: argparse.Namespace) -> None:
             user = codes(other.table["group"])[known]
             resampled = Resampled(user, where, first.names, arguments.resamples)
             for kind in KINDS:
-                p = judge[2] if kind == "run" else calibrated(kind, fit, judge, first.names)
+                if kind == "run":
+                    p = judge[2]
+                elif arguments.nightly:
+                    p = calibrated_nightly(kind, fit, judge, other.day[known], first.names)
+                else:
+                    p = calibrated(kind, fit, judge, first.names)
                 found.setdefault(kind, []).append(judged(p, y, resampled))
                 entropy.setdefault(kind, []).append(normalized_entropy(p, y))
         own_user = codes(one.table["group"])[fit[3][1]]
@@ -188,6 +212,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, nargs="+", help="Predictions to fit on, one a seed.")
     parser.add_argument("--judge", type=Path, nargs="*", default=[], help="Those of later days.")
+    parser.add_argument("--nightly", action="store_true", help="Fit anew before each day.")
     parser.add_argument("--tasks", nargs="*", default=[], help="Default: all.")
     parser.add_argument("--zone", type=int, default=8, help="Hours from UTC at which a day begins.")
     parser.add_argument("--resamples", type=int, default=1000, help="Of users.")

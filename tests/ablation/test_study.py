@@ -17,7 +17,8 @@ STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 
 
 def config_of(study: Path) -> Path:
-    return ROOT / "configs" / f"{study.stem}.yaml"
+    """`studies/NAME.yaml` and `studies/NAME_….yaml` are of `configs/NAME.yaml`."""
+    return ROOT / "configs" / f"{study.stem.split('_')[0]}.yaml"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

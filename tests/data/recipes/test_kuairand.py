@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from recsys.cli import app
@@ -160,23 +161,25 @@ def test_gap_and_other_tabs(raw: Path, tmp_path: Path) -> None:
 
 
 def test_every_option_is_one_of_the_command_line(raw: Path, tmp_path: Path) -> None:
-    def options(out: str, *words: str) -> dict[str, Any]:
-        done = CliRunner().invoke(app, ["data", "kuairand", str(raw), str(tmp_path / out), *words])
-        assert done.exit_code == 0, done.output
-        return json.loads((tmp_path / out / "recipe.json").read_text())["options"]
-
-    of_files = {"requests_per_file", "requests_per_row_group"}
     chosen = KuaiRandOptions(20220424, 20220426, 20220427, 20220428, 60.0, 3, keep_other_tabs=True)
     flags = (
         "--train-first=20220424 --valid-first=20220426 --test-first=20220427 --test-last=20220428 "
         "--request-gap=60 --history-length=3 --keep-other-tabs"
     )
-    assert options("chosen", *flags.split()) == asdict(chosen)
-    assert options("default") == asdict(KuaiRandOptions())
-    differ = {
-        key for key in asdict(chosen) if getattr(chosen, key) != getattr(KuaiRandOptions(), key)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["data", "kuairand", str(raw), str(out), *flags.split()])
+    assert done.exit_code == 0, done.output
+    found = json.loads((out / "recipe.json").read_text())["options"]
+    assert found == asdict(chosen)
+    default = asdict(KuaiRandOptions())
+    assert {key for key in found if found[key] == default[key]} == {
+        "requests_per_file",
+        "requests_per_row_group",
     }
-    assert differ == asdict(chosen).keys() - of_files
+    command: Any = get_command(app)
+    offered = {p.name: p.default for p in command.commands["data"].commands["kuairand"].params}
+    for key in found.keys() - {"requests_per_file", "requests_per_row_group"}:
+        assert offered[key.removesuffix("_seconds")] == default[key]
 
 
 def test_rates_are_those_of_earlier_events(raw: Path, tmp_path: Path) -> None:
@@ -293,11 +296,15 @@ def test_a_wrong_value_is_named(
 def test_other_errors(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         build(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(UserError, match="column date has no row from 20230101"):
-        build(raw, tmp_path / "out", KuaiRandOptions(20230101, 20230102, 20230103, 20230104))
+    for split, options in {
+        "train": KuaiRandOptions(20230101, 20230102, 20230103, 20230104),
+        "test": KuaiRandOptions(20220425, 20220426, 20230101, 20230102),
+    }.items():
+        with pytest.raises(UserError, match=f"{MAIN_LOG}: column date has no .* the {split} split"):
+            build(raw, tmp_path / "out", options)
     with pytest.raises(UserError, match="not in order: give --train-first"):
         KuaiRandOptions(valid_first=20220420)
-    with pytest.raises(UserError, match="history_length is 0"):
+    with pytest.raises(UserError, match="--history-length is 0"):
         KuaiRandOptions(history_length=0)
     pq.write_table(pa.table({"user_id": [1]}), raw / PRIOR)
     with pytest.raises(UserError, match="column watch_seq is missing, expected BIGINT"):

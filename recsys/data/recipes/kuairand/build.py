@@ -5,8 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,15 +29,9 @@ from recsys.files import whole_folder, write_json
 PRIOR_FIRST, PRIOR_LAST = 20220409, 20220424
 
 
-def split_table(table: pa.Table, options: KuaiRandOptions) -> dict[str, pa.Table]:
-    """The rows of each split by `date`."""
-    date = table["date"].to_numpy()
-    splits = {
-        "train": (options.train_first <= date) & (date < options.valid_first),
-        "valid": (options.valid_first <= date) & (date < options.test_first),
-        "test": (options.test_first <= date) & (date <= options.test_last),
-    }
-    return {name: table.filter(pa.array(keep)) for name, keep in splits.items()}
+def split_rows(date: NDArray[np.int64], options: KuaiRandOptions) -> dict[str, NDArray[np.bool_]]:
+    """Which rows `[N]` of these dates each split has."""
+    return {name: (first <= date) & (date < end) for name, (first, end) in options.splits.items()}
 
 
 def _counts(table: pa.Table) -> dict[str, Any]:
@@ -84,11 +80,13 @@ def make_request_table(
     prior, source, log = _choose_prior(log, files, options)
     step("grouping impressions into requests")
     requests = group(log, options)
-    if not len(requests.time):
-        raise UserError(
-            f"{files.logs[-1]}: column date has no row from {options.train_first} to "
-            f"{options.test_last} on the surfaces; give other split dates"
-        )
+    for name, keep in split_rows(log["date"][requests.rows], options).items():
+        if not keep.any():
+            first, end = options.splits[name]
+            raise UserError(
+                f"{files.logs[-1]}: column date has no row of the surfaces with {first} <= date < "
+                f"{end}, the {name} split; give another --{name}-first"
+            )
     step("computing causal rates")
     aggregates = PriorFeatures(prior, videos) if prior is not None and len(prior.user) else None
     features = make_features(log, requests, users, videos, aggregates)
@@ -140,7 +138,8 @@ def build(raw: Path, out: Path, options: KuaiRandOptions | None = None) -> dict[
         summary["options"] = asdict(options)
         with whole_folder(out) as folder:
             summary["splits"] = {}
-            for name, split in split_table(table, options).items():
+            for name, keep in split_rows(table["date"].to_numpy(), options).items():
+                split = table.filter(pa.array(keep))
                 write_split(split, folder / name, options)
                 summary["splits"][name] = _counts(split)
             write_json(folder / "recipe.json", summary)

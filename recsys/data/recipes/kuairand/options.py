@@ -49,6 +49,15 @@ class KuaiRandOptions:
     requests_per_file: int = 65_536
     requests_per_row_group: int = 4_096
 
+    @property
+    def splits(self) -> dict[str, tuple[int, int]]:
+        """The first date of each split, and the one before which it ends."""
+        return {
+            "train": (self.train_first, self.valid_first),
+            "valid": (self.valid_first, self.test_first),
+            "test": (self.test_first, self.test_last + 1),
+        }
+
     def __post_init__(self) -> None:
         dates = (self.train_first, self.valid_first, self.test_first, self.test_last + 1)
         if list(dates) != sorted(set(dates)):
@@ -58,6 +67,7 @@ class KuaiRandOptions:
             )
         for name in ("history_length", "requests_per_file", "requests_per_row_group"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is {getattr(self, name)}: give 1 or more")
         if not self.request_gap_seconds >= 0:
             raise UserError(f"--request-gap is {self.request_gap_seconds}: give 0 or more seconds")

@@ -54,7 +54,7 @@ def data_kuairand(
     ] = 10.0,
     history_length: Annotated[int, typer.Option(help="Latest events kept.")] = 50,
     keep_other_tabs: Annotated[
-        bool, typer.Option("--keep-other-tabs", help="Of tabs besides 0, 1, 2, 4, 6 too.")
+        bool, typer.Option("--keep-other-tabs", help="Every tab, not 0, 1, 2, 4 and 6 alone.")
     ] = False,
     as_json: Json = False,
 ) -> None:

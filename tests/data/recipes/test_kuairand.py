@@ -171,14 +171,11 @@ def test_every_option_is_one_of_the_command_line(raw: Path, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     found = json.loads((out / "recipe.json").read_text())["options"]
     assert found == asdict(chosen)
-    default = asdict(KuaiRandOptions())
-    assert {key for key in found if found[key] == default[key]} == {
-        "requests_per_file",
-        "requests_per_row_group",
-    }
+    default, of_files = asdict(KuaiRandOptions()), {"requests_per_file", "requests_per_row_group"}
+    assert {key for key in found if found[key] == default[key]} == of_files
     command: Any = get_command(app)
     offered = {p.name: p.default for p in command.commands["data"].commands["kuairand"].params}
-    for key in found.keys() - {"requests_per_file", "requests_per_row_group"}:
+    for key in found.keys() - of_files:
         assert offered[key.removesuffix("_seconds")] == default[key]
 
 
@@ -296,12 +293,14 @@ def test_a_wrong_value_is_named(
 def test_other_errors(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         build(tmp_path / "nowhere", tmp_path / "out")
-    for split, options in {
-        "train": KuaiRandOptions(20230101, 20230102, 20230103, 20230104),
-        "test": KuaiRandOptions(20220425, 20220426, 20230101, 20230102),
+    for dates, wanted in {
+        (20230101, 20230102, 20230103, 20230104): "20230101 <= date < 20230102, the train split",
+        (20220425, 20220426, 20230101, 20230102): "20230101 <= date < 20230103, the test split",
     }.items():
-        with pytest.raises(UserError, match=f"{MAIN_LOG}: column date has no .* the {split} split"):
-            build(raw, tmp_path / "out", options)
+        with pytest.raises(
+            UserError, match=f"column date has no row of the surfaces with {wanted}"
+        ):
+            build(raw, tmp_path / "out", KuaiRandOptions(*dates))
     with pytest.raises(UserError, match="not in order: give --train-first"):
         KuaiRandOptions(valid_first=20220420)
     with pytest.raises(UserError, match="--history-length is 0"):

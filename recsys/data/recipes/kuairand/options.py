@@ -65,9 +65,10 @@ class KuaiRandOptions:
                 f"split dates {dates[0]}, {dates[1]}, {dates[2]}, {self.test_last} are not in "
                 "order: give --train-first < --valid-first < --test-first <= --test-last"
             )
-        for name in ("history_length", "requests_per_file", "requests_per_row_group"):
+        if self.history_length < 1:
+            raise UserError(f"--history-length is {self.history_length}: give 1 or more")
+        for name in ("requests_per_file", "requests_per_row_group"):
             if getattr(self, name) < 1:
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} is {getattr(self, name)}: give 1 or more")
+                raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
         if not self.request_gap_seconds >= 0:
             raise UserError(f"--request-gap is {self.request_gap_seconds}: give 0 or more seconds")

@@ -5,6 +5,7 @@
     python scripts/calibration_by_day.py RUN/predictions/valid --judge RUN/predictions/test
 
 With `--nightly` it fits anew before each day judged, to the days judged before it too.
+
 Reads predictions tables alone: the logits before calibration, and what the run made of them.
 Several tables, one a seed, of the same rows: figures are means over seeds. Prints, for each task:
 
@@ -94,8 +95,16 @@ def calibrated(kind: str, fit: Any, judge: Any, surfaces: list[str]) -> Floats:
 
 
 def part(rows: Any, chosen: Mask) -> Any:
+    """The chosen ones of what `Rows.task` gives."""
     z, y, p, (of, _) = rows
     return z[chosen], y[chosen], p[chosen], (of[chosen], None)
+
+
+def joined(first: Any, second: Any) -> Any:
+    """The rows of both."""
+    (*values, (of, _)), (*more, (where, _)) = first, second
+    both = (np.concatenate(pair) for pair in zip(values, more, strict=True))
+    return *both, (np.concatenate([of, where]), None)
 
 
 def calibrated_nightly(
@@ -104,10 +113,8 @@ def calibrated_nightly(
     """As `calibrated`; each day by what was fitted to all days before it."""
     found = np.empty(len(day))
     for today in np.unique(day):
-        (z, y, p, (of, _)), (*more, (where, _)) = fit, part(judge, day < today)
-        known = [np.concatenate(both) for both in zip((z, y, p), more, strict=True)]
-        before = (*known, (np.concatenate([of, where]), None))
-        found[day == today] = calibrated(kind, before, part(judge, day == today), surfaces)
+        before, now = joined(fit, part(judge, day < today)), part(judge, day == today)
+        found[day == today] = calibrated(kind, before, now, surfaces)
     return found
 
 

@@ -44,6 +44,7 @@ def test_a_row_for_each_candidate_that_the_report_can_read(
     out = tmp_path / "out"
     kept = "surfaces.home.negative_sampling={click: 0.25}"
     found = bench(config, out, "--set", kept)
+    found.check_returncode()
     summary = json.loads(found.stdout)
     table = pq.read_table(out / "test").to_pydict()
     split = open_split(load_config(config), "test")
